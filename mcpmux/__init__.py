@@ -1,0 +1,1 @@
+"""mcpmux: an MCP gateway with per-call authorization."""

@@ -1,0 +1,253 @@
+"""One JSON-RPC message: bytes to `Request | Notification | Reply` and back.
+
+Owns the envelope alone: what a method means is `methods.py`'s. Members of `params` and a `result` stay `Raw`, the bytes
+they came in. Rules: a name may stand once in whatever we read (`members`), and what we send is written anew from that,
+so that a message can never show us one name and the server another. Limits on size are the transport's.
+
+Source: JSON-RPC 2.0; MCP basic (ids are strings or integers, never null).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from mcpmux.errors import InvalidRequest, MalformedMessage
+
+T = TypeVar("T")
+
+MAX_ID_LENGTH: Final = 256
+MAX_BATCH: Final = 64
+
+_OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
+_ARRAY: Final = msgspec.json.Decoder(list[Raw])
+_TEXT: Final = msgspec.json.Decoder(str)
+_ERROR_CODE: Final = msgspec.json.Decoder(int)
+_ENCODER: Final = msgspec.json.Encoder()
+_INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,17})\Z")
+_WHITESPACE: Final = b" \t\r\n"
+_VERSION: Final = b'"2.0"'
+
+
+class Request(Struct, frozen=True, gc=False):
+    """A message that wants an answer."""
+
+    id: int | str
+    method: str
+    params: dict[str, Raw] | None
+
+
+class Notification(Struct, frozen=True, gc=False):
+    """A message that wants none."""
+
+    method: str
+    params: dict[str, Raw] | None
+
+
+class Reply(Struct, frozen=True, gc=False):
+    """The answer to a request of ours: `result`, or `code` and `message` (with `data`).
+
+    `id` is None where the peer could not read ours.
+    """
+
+    id: int | str | None
+    result: Raw | None = None
+    code: int = 0
+    message: str = ""
+    data: Raw | None = None
+
+
+Message = Request | Notification | Reply
+
+
+def parse(data: bytes) -> Message | list[Message | InvalidRequest]:
+    """Read one message, or a batch (its bad entries as `InvalidRequest` values in their places).
+
+    Raises: MalformedMessage (not JSON, not UTF-8, too deep, a name twice), InvalidRequest (no message; empty or
+    over-long batch).
+    """
+    check_text(data)
+    body = data.strip(_WHITESPACE)
+    if body[:1] != b"[":
+        return _message(members(body))
+    entries = _decoded(_ARRAY, body)
+    if not entries:
+        raise InvalidRequest("a batch must not be empty")
+    if len(entries) > MAX_BATCH:
+        raise InvalidRequest(f"a batch holds at most {MAX_BATCH} messages")
+    return [_entry(bytes(entry)) for entry in entries]
+
+
+def members(raw: Raw | bytes) -> dict[str, Raw]:
+    """The members of one JSON object, each name once.
+
+    Raises: MalformedMessage (a name twice, broken text), InvalidRequest (not an object).
+    """
+    body = bytes(raw).strip(_WHITESPACE)
+    if body[:1] != b"{":
+        if body:
+            _decoded(msgspec.json.Decoder(Raw), body)
+        raise InvalidRequest("expected a JSON object") if body else MalformedMessage("empty")
+    found = _decoded(_OBJECT, body)
+    # Compact text without escapes in its names is exactly as long as what it decodes to, unless a name stood twice.
+    compact = 1 + sum(len(name) + len(memoryview(value)) + 4 for name, value in found.items())
+    if compact != len(body) and not _names_are_unique(body):
+        raise MalformedMessage("a name stands twice in one object")
+    return found
+
+
+def check_text(data: bytes) -> None:
+    """Refuse what is not UTF-8: `Raw` would carry it on unread.
+
+    Raises: MalformedMessage. Source: RFC 8259 section 8.1.
+    """
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError as exc:
+            raise MalformedMessage("the text is not UTF-8") from exc
+
+
+def text(raw: Raw | None) -> str | None:
+    """The string in `raw`, None if it is absent or not a string."""
+    try:
+        return None if raw is None else _TEXT.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def identifier(raw: Raw | None) -> int | str | None:
+    """The request id or progress token in `raw`; None if it is none that MCP allows (null, fractions, too long)."""
+    if raw is None:
+        return None
+    body = bytes(raw)
+    if body[:1] == b'"':
+        found = text(raw)
+        return found if found is not None and len(found) <= MAX_ID_LENGTH else None
+    return int(body) if _INTEGER.match(body) else None
+
+
+def request(request_id: int | str, method: str, params: dict[str, Raw] | None) -> bytes:
+    """The wire bytes of a request."""
+    return b'{"jsonrpc":"2.0","id":%b,"method":"%b"%b}' % (_id(request_id), method.encode(), _params(params))
+
+
+def notification(method: str, params: dict[str, Raw] | None) -> bytes:
+    """The wire bytes of a notification."""
+    return b'{"jsonrpc":"2.0","method":"%b"%b}' % (method.encode(), _params(params))
+
+
+def result(request_id: int | str, raw: Raw | bytes) -> bytes:
+    """The wire bytes of a successful answer."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_id(request_id), bytes(raw))
+
+
+def error(request_id: int | str | None, code: int, message: str, data: Raw | bytes | None = None) -> bytes:
+    """The wire bytes of an error answer; `request_id` None where the id could not be read."""
+    tail = b"" if data is None else b',"data":' + bytes(data)
+    shown = b"null" if request_id is None else _id(request_id)
+    return b'{"jsonrpc":"2.0","id":%b,"error":{"code":%d,"message":%b%b}}' % (shown, code, encode(message), tail)
+
+
+def encode(value: object) -> bytes:
+    """Compact JSON of plain values, Structs and `Raw`."""
+    return _ENCODER.encode(value)
+
+
+def one_line(wire: bytes) -> bytes:
+    """`wire` without line ends: raw members may come pretty-printed, while stdio and SSE frame by lines."""
+    if b"\n" in wire or b"\r" in wire:
+        return wire.replace(b"\r", b" ").replace(b"\n", b" ")
+    return wire
+
+
+def _entry(body: bytes) -> Message | InvalidRequest:
+    try:
+        return _message(members(body))
+    except MalformedMessage as exc:
+        return InvalidRequest(str(exc))
+    except InvalidRequest as exc:
+        return exc
+
+
+def _message(found: dict[str, Raw]) -> Message:
+    request_id = identifier(found.get("id"))
+    version = found.get("jsonrpc")
+    if version is None or bytes(version) != _VERSION:
+        raise InvalidRequest('"jsonrpc" must be "2.0"', request_id)
+    if "method" not in found:
+        return _reply(found, request_id)
+    method = text(found["method"])
+    if method is None:
+        raise InvalidRequest('"method" must be a string', request_id)
+    params = _read_params(found.get("params"), request_id)
+    if "id" not in found:
+        return Notification(method, params)
+    if request_id is None:
+        raise InvalidRequest(f'"id" must be an integer or a string of at most {MAX_ID_LENGTH} characters')
+    return Request(request_id, method, params)
+
+
+def _read_params(raw: Raw | None, request_id: int | str | None) -> dict[str, Raw] | None:
+    if raw is None or bytes(raw) == b"null":
+        return None
+    try:
+        return members(raw)
+    except InvalidRequest as exc:
+        raise InvalidRequest('"params" must be an object', request_id) from exc
+
+
+def _reply(found: dict[str, Raw], request_id: int | str | None) -> Reply:
+    if "id" not in found or ("result" in found) == ("error" in found):
+        raise InvalidRequest("neither a request, nor a notification, nor a response", request_id)
+    if request_id is None and bytes(found["id"]) != b"null":
+        raise InvalidRequest('"id" must be an integer or a string')
+    if "result" in found:
+        return Reply(request_id, result=found["result"])
+    problem = members(found["error"])
+    try:
+        code = _ERROR_CODE.decode(problem.get("code", Raw(b"0")))
+    except msgspec.DecodeError as exc:
+        raise InvalidRequest('"error.code" must be an integer', request_id) from exc
+    return Reply(request_id, code=code, message=text(problem.get("message")) or "", data=problem.get("data"))
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except RecursionError as exc:
+        raise MalformedMessage("nested too deeply") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MalformedMessage("the text is not valid JSON") from exc
+
+
+def _names_are_unique(body: bytes) -> bool:
+    outermost: list[str] = []
+
+    def keep(pairs: list[tuple[str, object]]) -> None:
+        # Called innermost first: what stays is the outermost object.
+        outermost[:] = [name for name, _ in pairs]
+
+    try:
+        json.loads(body.decode(), object_pairs_hook=keep, parse_int=_unread, parse_float=_unread)
+    except RecursionError as exc:
+        raise MalformedMessage("nested too deeply") from exc
+    except ValueError as exc:
+        raise MalformedMessage("the text is not valid JSON") from exc
+    return len(set(outermost)) == len(outermost)
+
+
+def _unread(_number: str) -> None:
+    """Big numbers cost nothing: nobody reads them here."""
+
+
+def _id(request_id: int | str) -> bytes:
+    return b"%d" % request_id if isinstance(request_id, int) else _ENCODER.encode(request_id)
+
+
+def _params(params: dict[str, Raw] | None) -> bytes:
+    return b"" if params is None else b',"params":' + _ENCODER.encode(params)

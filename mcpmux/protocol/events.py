@@ -1,0 +1,90 @@
+"""The neutral words between a face and a link, whatever era and transport each of them speaks.
+
+`Opening`, `Answer` and `Cancel` go up to a server; `Progress`, `Log`, `Ask`, `Result` and `Failure` come down to the
+call; `Changed` and `Updated` belong to no call. Payloads that no decision reads stay `Raw`: the bytes they came in.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Raw, Struct
+
+
+class Opening(Struct, frozen=True, gc=False):
+    """What begins a call on a link.
+
+    `params` is one flat dict of raw members (None: the request has no params); `_meta` in it never holds a progress
+    token, the link puts its own in when `wants_progress`. `caller` is an opaque word that is equal for two calls of
+    one principal in one scope and nothing else: a link learns that callers differ, never who they are.
+    """
+
+    method: str
+    params: dict[str, Raw] | None
+    caller: str
+    wants_progress: bool = False
+
+
+class Progress(Struct, frozen=True, gc=False):
+    """`notifications/progress` of this call; `params` without the progress token."""
+
+    params: dict[str, Raw]
+
+
+class Log(Struct, frozen=True, gc=False):
+    """`notifications/message` that belongs to this call for certain."""
+
+    level: str
+    params: Raw
+
+
+class Ask(Struct, frozen=True, gc=False):
+    """The server asks the client of this call (elicitation, sampling, roots); answered by `Exchange.answer(id, …)`."""
+
+    id: int | str
+    method: str
+    params: Raw | None
+
+
+class Result(Struct, frozen=True, gc=False):
+    """The call succeeded; `result` is the server's own bytes."""
+
+    result: Raw
+
+
+class Failure(Struct, frozen=True, gc=False):
+    """The server answered with a JSON-RPC error, passed on verbatim."""
+
+    code: int
+    message: str
+    data: Raw | None = None
+
+
+class Quiet(Struct, frozen=True, gc=False):
+    """Nothing has happened for a while: time to open a stream or to keep one alive. Made by the calls table's sweep."""
+
+
+class Offered(StrEnum):
+    """What a server can list."""
+
+    TOOLS = "tools"
+    RESOURCES = "resources"
+    TEMPLATES = "resource_templates"
+    PROMPTS = "prompts"
+
+
+class Changed(Struct, frozen=True, gc=False):
+    """A list of the server changed (`notifications/*/list_changed`)."""
+
+    what: Offered
+
+
+class Updated(Struct, frozen=True, gc=False):
+    """A subscribed resource changed (`notifications/resources/updated`); `uri` as the server knows it."""
+
+    uri: str
+    params: Raw
+
+
+End = Result | Failure
+Event = Progress | Log | Ask | Quiet | Result | Failure
