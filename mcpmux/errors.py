@@ -191,6 +191,15 @@ class ServerBusy(UpstreamError):
         self.server = server
 
 
+class CallCancelled(MuxError):
+    """The client cancelled the call, or went away for good: nobody gets an answer."""
+
+    reason = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("The call was cancelled")
+
+
 class UpstreamBroken(UpstreamError):
     """The server answered, but not with what MCP allows (bad JSON, too large, wrong shape)."""
 
@@ -232,6 +241,15 @@ class AuthorizationMalformed(MuxError):
         super().__init__("Malformed Authorization header")
 
 
+class SigningRefused(MuxError):
+    """The development issuer does not sign such a token."""
+
+    reason = "signing"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"No token can be made: {problem}")
+
+
 class SessionUnknown(MuxError):
     """A session id that does not exist for this principal: HTTP 404, so that the client initializes anew."""
 
@@ -257,6 +275,23 @@ class Draining(MuxError):
 
     def __init__(self) -> None:
         super().__init__("The gateway is shutting down: try again in a moment")
+
+
+# Services that we ask ourselves --------------------------------------------------------------------------------
+
+
+class OutboundFailed(MuxError):
+    """A request of ours to another service (an issuer's keys, metadata) got no usable answer.
+
+    `problem` is a word of `outbound.PROBLEMS`, `retry_after` what the service asked for, in seconds.
+    """
+
+    reason = "outbound"
+
+    def __init__(self, problem: str, retry_after: float | None = None) -> None:
+        super().__init__(f"A request to another service failed: {problem}")
+        self.problem = problem
+        self.retry_after = retry_after
 
 
 # HTTP ----------------------------------------------------------------------------------------------------------
@@ -372,3 +407,15 @@ class StartRefused(MuxError):
     """`serve` refuses to start for a reason that a person can mend; the text says how."""
 
     reason = "start_refused"
+
+
+class NotRunning(MuxError):
+    """No mcpmux answers on the control socket of a data directory."""
+
+    reason = "not_running"
+
+
+class UsageWrong(MuxError):
+    """A command was called in a way that cannot mean anything; the text says what is expected."""
+
+    reason = "usage"
