@@ -1,7 +1,7 @@
 """The shape of `servers.yaml`: what may stand in it, in which unit, with which default.
 
 Owns the frozen values that every other room gets as its section of a `Snapshot`. Knows no YAML, no environment and no
-positions (`load.py` has those). One source for three readers: the checks of `load.py`, the JSON Schema for editors
+positions (`load.py` has those). One source for three readers: the checks of `check.py`, the JSON Schema for editors
 (`json_schema.py`) and the person who reads this file, so each field carries its description and its bounds.
 
 Rules of the file: sizes are int bytes, durations float seconds, paths absolute, secrets `Secret`. A field that is
@@ -41,6 +41,8 @@ SECONDS_PATTERN: Final = rf"^[0-9]{{1,12}}(\.[0-9]{{1,6}})? ?({'|'.join(SECOND_U
 ID_PATTERN: Final = r"^[a-z][a-z0-9-]{0,23}$"
 VARIABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 HEADER_PATTERN: Final = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"  # RFC 9110 section 5.6.2, token
+TOOL_PATTERN: Final = r"^[\x21-\x7e]{1,128}$"
+TAG_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}$"
 
 # What `data_dir` is when the file says nothing: the same text that the shipped file has.
 DATA_DIR: Final = "${env:MCPMUX_DATA_DIR:-./data}"
@@ -48,16 +50,21 @@ DATA_DIR: Final = "${env:MCPMUX_DATA_DIR:-./data}"
 Isolation = Literal["shared", "pooled", "tenant", "user", "session"]
 ISOLATIONS_BUILT: Final[frozenset[str]] = frozenset({"shared"})
 
-# `unit` tells load.py how to read the text; the numbers themselves are plain bytes and seconds.
+# `unit` tells check.py how to read the text; the numbers themselves are plain bytes and seconds. `form` names the
+# function of forms.py that a text must satisfy.
 Bytes = Annotated[int, Meta(extra={"unit": "bytes"})]
 Seconds = Annotated[float, Meta(extra={"unit": "seconds"})]
-Pattern = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
-Tag = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+ToolPattern = Annotated[str, Meta(pattern=TOOL_PATTERN)]
+Tag = Annotated[str, Meta(pattern=TAG_PATTERN)]
 
 
 def _said(text: str) -> Meta:
     """The description of a field, for editors and for `check`."""
     return Meta(description=text)
+
+
+def _form(name: str) -> Meta:
+    return Meta(extra={"form": name})
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +76,7 @@ class Listen(Section, frozen=True, kw_only=True):
 
     host: Annotated[
         str,
-        Meta(min_length=1, max_length=253),
+        _form("host"),
         _said("Address to listen on. Loopback unless you run your own identity provider."),
     ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535), _said("TCP port; 0 takes a free one, which the log names.")] = 8090
@@ -79,7 +86,9 @@ class DatabaseSection(Section, frozen=True, kw_only=True):
     """Where grants and state are kept."""
 
     url: Annotated[
-        Secret | None, _said("postgresql:// URL of your PostgreSQL. null runs an embedded one in data_dir.")
+        Secret | None,
+        _form("postgres_url"),
+        _said("postgresql:// URL of your PostgreSQL. null runs an embedded one in data_dir."),
     ] = None
 
 
@@ -87,15 +96,17 @@ class Issuer(Section, frozen=True, kw_only=True):
     """One identity provider whose access tokens are accepted."""
 
     issuer: Annotated[
-        str, Meta(max_length=2048), _said("Exactly the `iss` of its tokens. https, or plain http on loopback.")
+        str, _form("issuer_url"), _said("Exactly the `iss` of its tokens. https, or plain http on loopback.")
     ]
     audiences: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...],
+        tuple[Annotated[str, Meta(min_length=1, max_length=512), _form("line")], ...],
         Meta(min_length=1),
         _said("Accepted `aud` values; one of them must be in the token."),
     ]
     metadata: Annotated[
-        str | None, _said("URL of its OpenID metadata. Default: issuer + /.well-known/openid-configuration.")
+        str | None,
+        _form("metadata_url"),
+        _said("URL of its OpenID metadata. Default: issuer + /.well-known/openid-configuration."),
     ] = None
     kind: Annotated[
         Literal["oidc", "entra"] | None, _said("Default: entra for Microsoft's hosts, oidc for all others.")
@@ -121,7 +132,8 @@ class Cors(Section, frozen=True, kw_only=True):
     """Which web pages may call mcpmux."""
 
     origins: Annotated[
-        tuple[str, ...], _said("Origins such as https://chat.example.com. Never `*`: requests carry credentials.")
+        tuple[Annotated[str, _form("origin")], ...],
+        _said("Origins such as https://chat.example.com. Never `*`: requests carry credentials."),
     ] = ()
 
 
@@ -164,10 +176,13 @@ class Gateway(Section, frozen=True, kw_only=True):
     listen: Annotated[Listen, _said("Where mcpmux listens.")] = field(default_factory=Listen)
     data_dir: Annotated[Path, _said("Folder of the embedded database, keys and the servers' own folders.")]
     public_url: Annotated[
-        str | None, _said("How clients reach mcpmux, such as https://mcp.example.com. Default: the bound address.")
+        str | None,
+        _form("public_url"),
+        _said("How clients reach mcpmux, such as https://mcp.example.com. Default: the bound address."),
     ] = None
     keys: Annotated[
-        tuple[Secret, ...], _said("Sealing keys: the first seals, all open. Default: made once in data_dir.")
+        tuple[Annotated[Secret, _form("key")], ...],
+        _said("Sealing keys: the first seals, all open. Default: made once in data_dir."),
     ] = ()
     database: Annotated[DatabaseSection, _said("Where grants and state are kept.")] = field(
         default_factory=DatabaseSection
@@ -188,23 +203,27 @@ class ToolRules(Section, frozen=True, kw_only=True):
     decides; this is only the value.
     """
 
-    allow: Annotated[tuple[Pattern, ...], _said("Tools to show, as glob patterns on their own names.")] = ("*",)
-    deny: Annotated[tuple[Pattern, ...], _said("Tools to hide; wins over allow.")] = ()
+    allow: Annotated[tuple[ToolPattern, ...], _said("Tools to show, as glob patterns on their own names.")] = ("*",)
+    deny: Annotated[tuple[ToolPattern, ...], _said("Tools to hide; wins over allow.")] = ()
 
 
 class ServerSection(Section, frozen=True, kw_only=True):
     """One entry of `servers:`, as it stands in the file after expansion."""
 
-    title: Annotated[str, Meta(max_length=80), _said("Name for people. Default: the id.")] = ""
+    title: Annotated[str, Meta(max_length=80), _form("line"), _said("Name for people. Default: the id.")] = ""
     enabled: Annotated[bool, _said("false: invisible to everyone, administrators included.")] = True
     transport: Annotated[
         Literal["stdio", "http", "sse"],
         _said("stdio: a child process. http: Streamable HTTP. sse: HTTP+SSE of 2024-11-05."),
     ] = "stdio"
-    command: Annotated[tuple[str, ...], _said("Program and arguments, never through a shell (stdio).")] = ()
-    url: Annotated[str | None, _said("Address of the MCP endpoint (http, sse).")] = None
+    command: Annotated[
+        tuple[Annotated[str, Meta(max_length=32_768)], ...],
+        _said("Program and arguments, never through a shell (stdio)."),
+    ] = ()
+    url: Annotated[str | None, _form("url"), _said("Address of the MCP endpoint (http, sse).")] = None
     headers: Annotated[
-        Mapping[Annotated[str, Meta(pattern=HEADER_PATTERN)], Secret], _said("Headers of every request (http, sse).")
+        Mapping[Annotated[str, Meta(pattern=HEADER_PATTERN)], Annotated[Secret, _form("header")]],
+        _said("Headers of every request (http, sse)."),
     ] = field(default_factory=dict)
     env: Annotated[
         Mapping[Annotated[str, Meta(pattern=VARIABLE_PATTERN)], Secret],
