@@ -201,13 +201,40 @@ class CallCancelled(MuxError):
 
 
 class UpstreamBroken(UpstreamError):
-    """The server answered, but not with what MCP allows (bad JSON, too large, wrong shape)."""
+    """The server answered, but not with what MCP allows (bad JSON, too large, wrong shape); `problem` says in what."""
 
     reason = "upstream_broken"
 
-    def __init__(self, server: str) -> None:
-        super().__init__(f"The server '{server}' sent an answer that could not be understood.")
+    def __init__(self, server: str, problem: str = "") -> None:
+        what = f": {problem}" if problem else ""
+        super().__init__(f"The server '{server}' sent an answer that could not be used{what}.")
         self.server = server
+
+
+class ServerEnded(UpstreamError):
+    """The server was switched off, removed or replaced by an administrator while the call was in flight."""
+
+    reason = "link_lost"
+
+    def __init__(self, server: str) -> None:
+        super().__init__(
+            f"The server '{server}' was switched off while it worked on this call, so the call may or may not have "
+            "taken effect."
+        )
+        self.server = server
+
+
+class LinkFailed(MuxError):
+    """A link could not be made, or ended; the text says why, for logs and `status`, never for callers.
+
+    `refused`: the server does not want us (credentials, address), so trying again soon is no use.
+    """
+
+    reason = "link_failed"
+
+    def __init__(self, problem: str, *, refused: bool = False) -> None:
+        super().__init__(problem)
+        self.refused = refused
 
 
 # Callers -------------------------------------------------------------------------------------------------------
@@ -383,6 +410,20 @@ class StoreUnavailable(MuxError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"The database is not available: {problem}")
+
+
+class ValueRefused(MuxError):
+    """PostgreSQL refused a value: a constraint does not allow it, or no column can hold it.
+
+    `constraint` is the constraint's name, "" when it is not about one.
+    """
+
+    reason = "value_refused"
+
+    def __init__(self, constraint: str = "") -> None:
+        rule = f" (rule {constraint})" if constraint else ""
+        super().__init__(f"The database does not allow this value{rule}")
+        self.constraint = constraint
 
 
 class MigrationFailed(MuxError):
