@@ -1,0 +1,298 @@
+"""The numbers that Prometheus fetches, in a registry of our own.
+
+Owns the names, help texts and labels of every metric; the rooms above say what happened, in methods with their words,
+and never see prometheus-client. It measures nothing itself.
+
+Labels come from closed sets: server ids of the config, methods of `protocol/methods.py`, words of our own code. What
+is none of these becomes `other`: a caller must not be able to make a time series. Users, tools and URLs are no labels.
+
+Children are made once and kept: on the way of a call there is one look-up in a dictionary, an increment and an
+observation, about 3 µs. A server that is removed takes its series with it (`forget`), and what its last calls still
+count is lost rather than bringing them back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sized
+from typing import Final, Generic, TypeVar
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
+
+OTHER: Final = "other"
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+OUTCOMES: Final = frozenset(
+    {"ok", "tool_error", "rpc_error", "refused", "unavailable", "timeout", "cancelled", "lost", "busy", "invalid"}
+    | {"internal"}
+)
+# Seconds: from a look-up in memory to an agent at work. Each one is a line of the page for every server and method.
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0)
+
+_WORD: Final = re.compile(r"[a-z][a-z0-9_ -]{0,39}|[45][0-9]{2}")
+_MOST_WORDS: Final = 64
+
+
+class Metrics:
+    """All the numbers of one process; made once by the gateway.
+
+    `methods` is the closed set of JSON-RPC methods, all others count as `other`.
+    """
+
+    def __init__(self, methods: Iterable[str], version: str = "unknown") -> None:
+        # A second series of the time of birth for each counter doubles the page and answers nothing that we ask.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._methods = frozenset(methods)
+        self._servers: dict[str, ServerMetrics] = {}
+        self._families = _Families(self._registry)
+        self._by_word = _ByWord(self._registry)
+        self._single = _Single(self._registry)
+        build = Gauge("mcpmux_build_info", "The version that runs; always 1.", ["version"], registry=self._registry)
+        build.labels(version).set(1)
+        ProcessCollector(registry=self._registry)
+
+    def server(self, server: str) -> ServerMetrics:
+        """The numbers of one server by its id, the same object each time; `""` is what mcpmux answers itself."""
+        if (known := self._servers.get(server)) is None:
+            known = self._servers[server] = ServerMetrics(server, self._families, self._methods)
+        return known
+
+    def forget(self, server: str) -> None:
+        """Take the series of a removed server away."""
+        if (known := self._servers.pop(server, None)) is not None:
+            known.end()
+
+    def render(self, accept: str | None) -> tuple[bytes, str]:
+        """The page for Prometheus and its content type: OpenMetrics for whoever accepts it, else the older text.
+
+        Some 40 ms for seventy servers in use: call it in a thread (`asyncio.to_thread`), it may be.
+        """
+        # Decided here, because `choose_encoder` writes the caller's version and escaping into our header.
+        kinds = [entry.split(";")[0].strip().lower() for entry in (accept or "").split(",")]
+        if "application/openmetrics-text" in kinds:
+            page: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return page, openmetrics.CONTENT_TYPE_LATEST
+        return exposition.generate_latest(self._registry), _TEXT
+
+    def session_opened(self, transport: str) -> None:
+        self._by_word.sessions_opened.of(transport).inc()
+        self._by_word.sessions.of(transport).inc()
+
+    def session_closed(self, transport: str) -> None:
+        self._by_word.sessions.of(transport).dec()
+
+    def stream_opened(self, kind: str) -> None:
+        self._by_word.streams.of(kind).inc()
+
+    def stream_closed(self, kind: str) -> None:
+        self._by_word.streams.of(kind).dec()
+
+    def token_refused(self, reason: str) -> None:
+        self._by_word.tokens_refused.of(reason).inc()
+
+    def http_refused(self, status: int) -> None:
+        self._by_word.http_refused.of(str(status) if 400 <= status <= 599 else OTHER).inc()
+
+    def http_bytes(self, direction: str, size: int) -> None:
+        """`direction`: `received` in request bodies, `sent` in answers."""
+        self._by_word.http_bytes.of(direction).inc(size)
+
+    def list_encoded(self, method: str) -> None:
+        self._by_word.lists.of(method if method in self._methods else OTHER).inc()
+
+    def fence_failed(self, loop: str) -> None:
+        self._by_word.fences.of(loop).inc()
+
+    def config_applied(self) -> None:
+        self._single.applied.inc()
+        self._single.valid.set(1)
+
+    def config_refused(self) -> None:
+        self._single.refused.inc()
+        self._single.valid.set(0)
+
+    def grants_reloaded(self) -> None:
+        self._single.grants.inc()
+
+    def store_up(self, up: bool) -> None:
+        self._single.store.set(up)
+
+
+class ServerMetrics:
+    """The numbers of one server."""
+
+    __slots__ = (
+        "_calls", "_families", "_in_flight", "_links", "_methods", "_received", "_restarts", "_sent", "_server",
+        "_strays", "_there",
+    )  # fmt: skip
+
+    def __init__(self, server: str, families: _Families, methods: frozenset[str]) -> None:
+        self._server = server
+        self._families = families
+        self._methods = methods
+        self._there = True
+        self._calls: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self._links: dict[str, Gauge] = {}
+        self._strays: dict[str, Counter] = {}
+        self._in_flight = families.in_flight.labels(server)
+        self._restarts = families.restarts.labels(server)
+        self._sent = families.bytes.labels(server, "sent")
+        self._received = families.bytes.labels(server, "received")
+
+    def call(self, method: str, outcome: str, seconds: float) -> None:
+        """Count one call that ended; `outcome` is one of `OUTCOMES`."""
+        children = self._calls.get((method, outcome))
+        if children is None:
+            if not self._there:
+                return
+            children = self._children(method, outcome)
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def call_opened(self) -> None:
+        self._in_flight.inc()
+
+    def call_closed(self) -> None:
+        self._in_flight.dec()
+
+    def sent(self, size: int) -> None:
+        """Bytes written to the server."""
+        self._sent.inc(size)
+
+    def received(self, size: int) -> None:
+        """Bytes read from the server."""
+        self._received.inc(size)
+
+    def link_restarted(self) -> None:
+        self._restarts.inc()
+
+    def links(self, counts: Mapping[str, int]) -> None:
+        """How many links of the server are in each state now; a state that is left out has none."""
+        for state in counts.keys() - self._links.keys():
+            if self._there and _closed(state, self._links) == state:
+                self._links[state] = self._families.links.labels(self._server, state)
+        for state, gauge in self._links.items():
+            gauge.set(counts.get(state, 0))
+
+    def message_stray(self, reason: str) -> None:
+        """Count a message of the server that belongs to nobody."""
+        if (counter := self._strays.get(reason)) is None:
+            if not self._there:
+                return
+            reason = _closed(reason, self._strays)
+            counter = self._strays[reason] = self._families.strays.labels(self._server, reason)
+        counter.inc()
+
+    def end(self) -> None:
+        """Take all series of the server away; what comes later counts nowhere."""
+        self._there = False
+        families = self._families
+        for family in (families.in_flight, families.restarts):
+            family.remove(self._server)
+        for direction in ("sent", "received"):
+            families.bytes.remove(self._server, direction)
+        for state in self._links:
+            families.links.remove(self._server, state)
+        for reason in self._strays:
+            families.strays.remove(self._server, reason)
+        for method, outcome in self._calls:
+            families.calls.remove(self._server, method, outcome)
+        for method in {method for method, _ in self._calls}:
+            families.durations.remove(self._server, method)
+
+    def _children(self, method: str, outcome: str) -> tuple[Counter, Histogram]:
+        known = (method if method in self._methods else OTHER, outcome if outcome in OUTCOMES else OTHER)
+        if (children := self._calls.get(known)) is None:
+            children = self._calls[known] = (
+                self._families.calls.labels(self._server, *known),
+                self._families.durations.labels(self._server, known[0]),
+            )
+        return children
+
+
+class _Families:
+    """The metrics that have a label for the server."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.calls = Counter(
+            "mcpmux_calls", "Calls that ended, by how they ended.", ["server", "method", "outcome"], registry=registry
+        )
+        self.durations = Histogram(
+            "mcpmux_call_duration_seconds", "From the arrival of a call to its end.", ["server", "method"],
+            buckets=BUCKETS, registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge("mcpmux_calls_in_flight", "Calls at work now.", ["server"], registry=registry)
+        self.links = Gauge("mcpmux_links", "Links by the state they are in.", ["server", "state"], registry=registry)
+        self.restarts = Counter(
+            "mcpmux_link_restarts", "Links started again after they were lost.", ["server"], registry=registry
+        )
+        self.bytes = Counter(
+            "mcpmux_bytes", "Bytes to (sent) and from (received) servers.", ["server", "direction"], registry=registry
+        )
+        self.strays = Counter(
+            "mcpmux_messages_stray",
+            "Messages of servers that belonged to nobody.",
+            ["server", "reason"],
+            registry=registry,
+        )
+
+
+class _Single:
+    """The metrics without labels."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.valid = Gauge(
+            "mcpmux_config_valid", "Whether the config file can be used as it is now.", registry=registry
+        )
+        self.applied = Counter("mcpmux_config_applied", "Config files applied, the first included.", registry=registry)
+        self.refused = Counter("mcpmux_config_refused", "Config files refused for errors in them.", registry=registry)
+        self.grants = Counter(
+            "mcpmux_grants_reloaded", "Times that grants were dropped from memory.", registry=registry
+        )
+        self.store = Gauge("mcpmux_store_up", "Whether PostgreSQL answers.", registry=registry)
+
+
+_Metric = TypeVar("_Metric", Counter, Gauge)
+
+
+class _Words(Generic[_Metric]):
+    """The children of a metric whose one label is a word of our code: few, whatever is asked for."""
+
+    __slots__ = ("_children", "_metric")
+
+    def __init__(self, metric: _Metric) -> None:
+        self._metric: _Metric = metric
+        self._children: dict[str, _Metric] = {}
+
+    def of(self, word: str) -> _Metric:
+        if (child := self._children.get(word)) is None:
+            word = _closed(word, self._children)
+            child = self._children[word] = self._metric.labels(word)
+        return child
+
+
+class _ByWord:
+    """The metrics that have one label, a word."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, label: str) -> _Words[Counter]:
+            return _Words(Counter(name, text, [label], registry=registry))
+
+        def gauge(name: str, text: str, label: str) -> _Words[Gauge]:
+            return _Words(Gauge(name, text, [label], registry=registry))
+
+        self.sessions = gauge("mcpmux_sessions", "Sessions that are open.", "transport")
+        self.sessions_opened = counter("mcpmux_sessions_opened", "Sessions ever opened.", "transport")
+        self.streams = gauge("mcpmux_streams", "Event streams that are open.", "kind")
+        self.tokens_refused = counter("mcpmux_tokens_refused", "Bearer tokens refused, by cause.", "reason")
+        self.http_refused = counter("mcpmux_http_refused", "HTTP requests refused, by status.", "status")
+        self.http_bytes = counter("mcpmux_http_bytes", "Bytes from (received) and to (sent) clients.", "direction")
+        self.lists = counter("mcpmux_lists_encoded", "Lists encoded, not answered from memory.", "method")
+        self.fences = counter("mcpmux_fence_failures", "Failures that a loop survived by starting over.", "loop")
+
+
+def _closed(word: str, known: Sized) -> str:
+    """The word itself if it can be one of ours and there are not too many yet; `other` otherwise."""
+    return word if len(known) < _MOST_WORDS and _WORD.fullmatch(word) else OTHER
