@@ -1,0 +1,6 @@
+"""Our half of the protocol towards servers, without I/O: one core for each era behind the same door."""
+
+from mcpmux.protocol.upstream.legacy import LinkCore as LinkCore
+from mcpmux.protocol.upstream.received import Greeting as Greeting
+
+__all__ = ["Greeting", "LinkCore"]

@@ -1,0 +1,81 @@
+"""Whose call an unaddressed message of a shared link belongs to: one caller's for certain, or nobody's.
+
+A log message carries no id. On a link whose messages come on one stream (stdio, HTTP+SSE) it belongs to a call only
+if that call is the only one in flight, and no call of another caller was on the link in the last 30 s: a tool may go
+on working a while after its answer. A call that was cancelled counts until the server has answered it all the same,
+or for 5 minutes, because nothing says whether it ever stopped.
+
+Source: design.md section 3, "A server→client message reaches exactly the caller that it belongs to, or nobody".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+AFTERMATH: Final = 30.0  # seconds in which an ended call may still be what a server talks about
+GHOST_LIFE: Final = 300.0
+MAX_GHOSTS: Final = 256
+
+OURSELVES: Final = ""
+"""The caller of what mcpmux asks on its own account: nobody's data can be in it."""
+
+
+class Callers:
+    """Which callers' calls have been on one link lately. Times are seconds of one monotonic clock."""
+
+    __slots__ = ("_before", "_ghosts", "_last")
+
+    def __init__(self) -> None:
+        # The latest end of a call, and the latest of any other caller than that one: enough to answer for everybody.
+        self._last: tuple[str, float] | None = None
+        self._before: tuple[str, float] | None = None
+        self._ghosts: dict[int, tuple[str, float]] = {}
+
+    @property
+    def ghosts(self) -> int:
+        """How many cancelled calls are still remembered."""
+        return len(self._ghosts)
+
+    def ended(self, caller: str, now: float) -> None:
+        """A call of `caller` has been answered, or given up."""
+        if caller == OURSELVES:
+            return
+        if self._last is not None and self._last[0] != caller:
+            self._before = self._last
+        self._last = (caller, now)
+
+    def haunted(self, request: int, caller: str, now: float) -> None:
+        """A call was cancelled; the server may work on, and may answer yet."""
+        self.ended(caller, now)
+        self._forget_old(now)
+        if len(self._ghosts) >= MAX_GHOSTS:
+            del self._ghosts[next(iter(self._ghosts))]
+        self._ghosts[request] = (caller, now + GHOST_LIFE)
+
+    def laid(self, request: int, now: float) -> bool:
+        """Whether `request` was a cancelled call, which the server has now answered after all."""
+        ghost = self._ghosts.pop(request, None)
+        if ghost is None:
+            return False
+        self.ended(ghost[0], now)
+        return True
+
+    def alone(self, caller: str, now: float) -> bool:
+        """Whether nothing on the link can be about any other caller."""
+        for seen in (self._last, self._before):
+            if seen is not None and seen[0] != caller and now - seen[1] < AFTERMATH:
+                return False
+        self._forget_old(now)
+        return all(ghost[0] in (caller, OURSELVES) for ghost in self._ghosts.values())
+
+    def clear(self) -> None:
+        """The link has ended: nobody is left on it."""
+        self._last = self._before = None
+        self._ghosts.clear()
+
+    def _forget_old(self, now: float) -> None:
+        while self._ghosts:
+            oldest = next(iter(self._ghosts))
+            if self._ghosts[oldest][1] > now:
+                return
+            del self._ghosts[oldest]

@@ -1,0 +1,66 @@
+"""What a link's core says of what it received: whose it is, what to send back, what the server said of itself.
+
+The words of both eras; `Changed` and `Updated`, which belong to no call, come as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from msgspec import Raw, Struct
+
+from mcpmux.protocol.events import Changed, Event, Updated
+
+T = TypeVar("T")
+
+
+class Greeting(Struct, frozen=True):
+    """What a server said of itself when it was greeted."""
+
+    protocol_version: str
+    capabilities: dict[str, Raw]
+    server_info: Raw
+    instructions: str | None
+
+
+class Deliver(Struct, Generic[T], frozen=True):
+    """`event` belongs to the call of `owner`; after a `Result` or `Failure` that call is out of the table."""
+
+    owner: T
+    event: Event
+
+
+class Broken(Struct, Generic[T], frozen=True):
+    """The answer to the call of `owner` cannot be used; the call is out of the table."""
+
+    owner: T
+    problem: str
+
+
+class Send(Struct, frozen=True):
+    """Bytes to send to the server."""
+
+    wire: bytes
+
+
+class Greeted(Struct, frozen=True):
+    """The server is ready once `wire` is sent."""
+
+    greeting: Greeting
+    wire: bytes
+
+
+class Unwelcome(Struct, frozen=True):
+    """The server cannot be used; `problem` says why."""
+
+    problem: str
+
+
+class Stray(Struct, frozen=True):
+    """A message that is nobody's; `reason` is a closed word, `text` a bounded part of it for the log."""
+
+    reason: str
+    text: str = ""
+
+
+Received = Deliver[T] | Broken[T] | Send | Greeted | Unwelcome | Stray | Changed | Updated
