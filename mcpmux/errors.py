@@ -80,9 +80,12 @@ class ModernEraNotSpoken(MuxError):
 
 
 class NotInitialized(MuxError):
-    """A request before `initialize`, or a second `initialize` in one session."""
+    """A request before `initialize`."""
 
     reason = "not_initialized"
+
+    def __init__(self) -> None:
+        super().__init__("Invalid request: send initialize first")
 
 
 # Names: one answer for "absent" and "refused" ------------------------------------------------------------------
@@ -310,7 +313,8 @@ class Draining(MuxError):
 class OutboundFailed(MuxError):
     """A request of ours to another service (an issuer's keys, metadata) got no usable answer.
 
-    `problem` is a word of `outbound.PROBLEMS`, `retry_after` what the service asked for, in seconds.
+    `problem` is a word: one of `outbound.PROBLEMS`, or of the room that could not use the answer. `retry_after` is
+    what the service asked for, in seconds.
     """
 
     reason = "outbound"
