@@ -64,8 +64,8 @@ def configure(*, console: bool, level: str = "info", stream: TextIO | None = Non
     _set_level(level)
     undo.callback(_reset, output)
     _capture(undo, level)
-    atexit.register(output.flush)
-    undo.callback(atexit.unregister, output.flush)
+    atexit.register(output.close)
+    undo.callback(atexit.unregister, output.close)
     return output
 
 

@@ -30,7 +30,7 @@ OUTCOMES: Final = frozenset(
 # Seconds: from a look-up in memory to an agent at work. Each one is a line of the page for every server and method.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0)
 
-_WORD: Final = re.compile(r"[a-z][a-z0-9_ -]{0,39}|[45][0-9]{2}")
+_WORD: Final = re.compile(r"[a-z][A-Za-z0-9_/ -]{0,39}|[45][0-9]{2}")
 _MOST_WORDS: Final = 64
 
 

@@ -29,12 +29,12 @@ _BEARER: Final = re.compile(
 )
 # `Authorization: Basic x`, `"authorization": "token x"`, `(b'Authorization', b'x')`: everything up to the quote.
 _AUTHORIZATION: Final = re.compile(
-    r"(authorization(?:\\?[\"']\s*[:=,]|\s*[:=])\s*b?\\?[\"']?)[^\"'\\\r\n]+", re.IGNORECASE
+    r"(authorization(?:\\?[\"']\s*[:=,]|\s*[:=])\s*(?:b(?=[\"']))?\\?[\"']?)[^\"'\\\r\n]+", re.IGNORECASE
 )
 _NAMED: Final = re.compile(
     r"((?:passwords?|passwd|pwd|secret|token|cookie|credentials?|assertion|code_verifier"
     r"|(?:api|access|private|auth|secret)[_-]?key)"
-    r"(?:\\?[\"']\s*[:=,]|\s*[:=])\s*b?\\?[\"']?)[^\s\"'\\&,;]+",
+    r"(?:\\?[\"']\s*[:=,]|\s*[:=])\s*(?:b(?=[\"']))?\\?[\"']?)[^\s\"'\\&,;]+",
     re.IGNORECASE,
 )
 _URL_PASSWORD: Final = re.compile(r"(?<=://)[^\s/?#@:\"'<>]*:[^\s/?#\"'<>]*@")
