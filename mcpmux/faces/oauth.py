@@ -1,8 +1,9 @@
 """What an MCP client needs to know before it has a token: RFC 9728 metadata, and the challenge that leads to it.
 
-Owns the text of `/.well-known/oauth-protected-resource[/path]` and of `WWW-Authenticate`. Rules of the file: every URL
-is built from the configured public address (or the address really bound), never from a header of the request; the
-answer for `/servers/{id}/…` depends on the form of the id alone, so that nobody learns here which servers exist.
+Owns the text of `/.well-known/oauth-protected-resource[/path]` and of `WWW-Authenticate`. Rules of the file: every
+URL is built from the configured public address (or the address really bound), never from a header of the request;
+the answer for `/servers/{id}/…` depends on the form of the id alone, so that nobody learns here which servers
+exist.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from aiohttp import web
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 
 # The endpoints of design section 2: the aggregate, one server's and one tenant's, over both transports.
-_ENDPOINT: Final = re.compile(r"/(?:(?:servers|tenants)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}/)?(?:mcp|sse)")
+_ENDPOINT: Final = re.compile(r"/(?:(?:servers|tenants)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}/)?(?:mcp|sse|messages)")
 
 # RFC 6750 section 3: what `error_description` may hold; anything else would end the quoted string.
 _UNSAFE: Final = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
@@ -75,7 +76,7 @@ class ResourceMetadata:
         """GET: 200 with the document, or 404 with nothing that tells one absent endpoint from another."""
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Method Not Allowed", headers={"Allow": "GET, HEAD"})
-        document = self.document(request.path.removeprefix(WELL_KNOWN))
+        document = self.document(request.raw_path.partition("?")[0].removeprefix(WELL_KNOWN))
         if document is None:
             return web.Response(status=404, text="Not Found")
         headers = {"Cache-Control": "public, max-age=300"}
