@@ -75,8 +75,9 @@ class ModernEraNotSpoken(MuxError):
 
     reason = "modern_era"
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, request_id: int | str) -> None:
         super().__init__(f"Method not found: {method} (this server speaks revisions up to 2025-11-25: send initialize)")
+        self.request_id = request_id
 
 
 class NotInitialized(MuxError):

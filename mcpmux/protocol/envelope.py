@@ -1,8 +1,8 @@
 """One JSON-RPC message: bytes to `Request | Notification | Reply` and back.
 
-Owns the envelope alone: what a method means is `methods.py`'s. Members of `params` and a `result` stay `Raw`, the bytes
-they came in. Rules: a name may stand once in whatever we read (`members`), and what we send is written anew from that,
-so that a message can never show us one name and the server another. Limits on size are the transport's.
+Owns the envelope alone: what a method means is `methods.py`'s. Members of `params` and a `result` stay `Raw`, the
+bytes they came in. Rules: a name may stand once in whatever we read (`members`), and what we send is written anew
+from that, so that a message can never show us one name and the server another. Limits on size are the transport's.
 
 Source: JSON-RPC 2.0; MCP basic (ids are strings or integers, never null).
 """

@@ -1,6 +1,7 @@
 """The five protocol revisions, their eras, what each of them has, and which one two sides agree on.
 
-Source: MCP basic/lifecycle (version negotiation), basic/transports (`MCP-Protocol-Version`), 2026-07-28 basic/versioning.
+Source: MCP basic/lifecycle (version negotiation), basic/transports (`MCP-Protocol-Version`), 2026-07-28
+basic/versioning.
 """
 
 from __future__ import annotations

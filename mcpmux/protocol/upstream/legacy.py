@@ -123,6 +123,10 @@ class LinkCore(Generic[T]):
         self._callers.ended(flight.caller, now)
         return flight.owner
 
+    def waits_for(self, request: int) -> bool:
+        """Whether the answer to `request` is still awaited."""
+        return request in self._flights or request in self._checks or request == self._greeting_id
+
     def lose(self) -> list[T]:
         """The link has ended: everybody who waited, and empty tables."""
         waiting = [flight.owner for flight in self._flights.values()] + list(self._checks.values())
@@ -211,7 +215,8 @@ class LinkCore(Generic[T]):
         older = [revision for revision in named or LEGACY if LEGACY.index(revision) > self._offer]
         if reply.code in _REVISION_REFUSED and older:
             self._offer = LEGACY.index(older[0])
-            return Send(self._initialize()[1])
+            request, wire = self._initialize()
+            return Send(wire, request)
         return Unwelcome(f"it refused initialize: {reply.message[:SHOWN]} ({reply.code})")
 
     def _initialize(self) -> tuple[int, bytes]:

@@ -38,9 +38,10 @@ class Broken(Struct, Generic[T], frozen=True):
 
 
 class Send(Struct, frozen=True):
-    """Bytes to send to the server."""
+    """Bytes to send to the server; `request` is their id if they want an answer."""
 
     wire: bytes
+    request: int | None = None
 
 
 class Greeted(Struct, frozen=True):

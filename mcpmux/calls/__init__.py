@@ -1,0 +1,12 @@
+"""The middle: one request on its way from a client to the one server that answers it, and back.
+
+Owns: resolving names, deciding, deadlines, lists, what we answer ourselves, who wants to hear what, and the one
+record of each call. Knows neither HTTP nor how a link works.
+"""
+
+from mcpmux.calls.call import Call, Caller
+from mcpmux.calls.interest import Interest
+from mcpmux.calls.lists import Lists
+from mcpmux.calls.router import Router
+
+__all__ = ["Call", "Caller", "Interest", "Lists", "Router"]

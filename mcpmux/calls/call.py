@@ -1,0 +1,162 @@
+"""Call: one request on its way. Ask `next()` for its events until one of them ends it.
+
+A call is an entry in the router's table, not a task. It is made by a face, opened by the router, iterated by the
+face, and ends exactly once: with the server's answer, with a failure of ours, or cancelled. Ending it writes its
+one record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import Raw
+
+from mcpmux.access.decision import Decision
+from mcpmux.catalog import rewrite
+from mcpmux.catalog.view import View
+from mcpmux.config.schema import Server
+from mcpmux.errors import CallCancelled, CallTimedOut, MuxError
+from mcpmux.identity.principal import Principal
+from mcpmux.links.exchange import Exchange
+from mcpmux.protocol import faults
+from mcpmux.protocol.downstream.legacy import Admission
+from mcpmux.protocol.events import End, Event, Failure, Progress, Quiet, Result
+
+# Progress proves life, so it moves the deadline, but not past this many seconds after the start.
+# Source: MCP basic/lifecycle, "Timeouts".
+LONGEST = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and through which endpoint; `session` is the id of the downstream session."""
+
+    principal: Principal
+    view: View
+    session: str
+
+
+class Call:
+    """One request on its way; see the module. Times are `time.monotonic()` seconds."""
+
+    __slots__ = (
+        "_end",
+        "_exchange",
+        "_finished",
+        "admission",
+        "caller",
+        "chat",
+        "deadline",
+        "decision",
+        "native",
+        "nudged",
+        "outcome",
+        "request_id",
+        "server",
+        "started",
+    )
+
+    def __init__(
+        self, caller: Caller, admission: Admission, request_id: str, finished: Callable[[Call], None], chat: str | None
+    ) -> None:
+        self.caller = caller
+        self.admission = admission
+        self.request_id = request_id
+        self.chat = chat
+        self.started = time.monotonic()
+        self.deadline = float("inf")
+        self.nudged = False
+        self.server: Server | None = None
+        self.native = ""
+        self.decision: Decision | None = None
+        self.outcome = ""
+        self._finished = finished
+        self._exchange: Exchange | None = None
+        self._end: End | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the outcome is known."""
+        return bool(self.outcome)
+
+    def opened(self, exchange: Exchange, timeout: float) -> None:
+        """The server has the call; it must show life within `timeout` seconds."""
+        self._exchange = exchange
+        self.deadline = time.monotonic() + timeout
+
+    def answer(self, raw: Raw) -> None:
+        """End with a result of our own."""
+        self._end = Result(raw)
+        self._finish("ok")
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error of ours; the server, if it has the call, is told to stop."""
+        if self.ended:
+            return
+        self._end = faults.ended(error, self.admission.method.name, self.request_id)
+        self._finish(error.reason if isinstance(error, MuxError) else "internal")
+        if self._exchange is not None:
+            self._exchange.cancel(str(error) if isinstance(error, MuxError) else "internal error")
+
+    def cancel(self, reason: str) -> None:
+        """The client wants no answer any more: tell the server, wake whoever waits."""
+        if self.ended:
+            return
+        self._finish("cancelled")
+        if self._exchange is not None:
+            self._exchange.cancel(reason)
+
+    def sweep(self, now: float, quiet: float) -> None:
+        """Time out what is overdue; wake, once, the iterator of a call that has been silent for `quiet` seconds."""
+        if now >= self.deadline and self.server is not None:
+            self.fail(CallTimedOut(self.server.id, self.server.timeout))
+        elif not self.nudged and self._exchange is not None and now - self.started >= quiet:
+            self.nudged = True
+            self._exchange.nudge()
+
+    async def next(self) -> Event:
+        """The next event, in the downstream's names; after a `Result` or `Failure` there is none.
+
+        Raises: CallCancelled.
+        """
+        if self._end is not None or self._exchange is None:
+            return self._given()
+        try:
+            event = await self._exchange.next()
+        except CallCancelled:
+            return self._given()
+        except MuxError as error:
+            self.fail(error)
+            return self._given()
+        if self.ended:
+            return self._given()
+        return self._received(event)
+
+    def _given(self) -> Event:
+        if self._end is None:
+            raise CallCancelled
+        return self._end
+
+    def _received(self, event: Event) -> Event:
+        match event:
+            case Result(raw):
+                self._finish("tool_error" if b'"isError"' in bytes(raw) and rewrite.is_error(raw) else "ok")
+                if self.caller.view.aggregate and self.server is not None:
+                    raw = rewrite.result(self.admission.method.name, raw, self.server.id)
+                self._end = Result(raw)
+                return self._end
+            case Failure():
+                self._finish("rpc_error")
+                self._end = event
+            case Progress() if self.server is not None:
+                self.deadline = min(time.monotonic() + self.server.timeout, self.started + LONGEST)
+            case Quiet():
+                pass
+        return event
+
+    def _finish(self, outcome: str) -> None:
+        if not self.outcome:
+            self.outcome = outcome
+            self._finished(self)

@@ -1,0 +1,161 @@
+"""Lists over many servers: what one endpoint offers to one set of grants, encoded once and paged by sealed cursors.
+
+The same `decide()` that guards calls filters here. A listing is kept until the catalog changes, one for each pair
+of view and grants, however many people share them: at 15,000 people, lists are the load (design, section 9).
+Source: MCP server/utilities/pagination.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import Raw
+
+from mcpmux.access.decision import GrantSet, Target, decide
+from mcpmux.catalog.offers import Item, Offers
+from mcpmux.catalog.view import Catalog, View
+from mcpmux.config.schema import Server
+from mcpmux.errors import CursorInvalid, SealBroken, ServerUnavailable
+from mcpmux.observe.metrics import Metrics
+from mcpmux.protocol.envelope import encode
+from mcpmux.protocol.events import Offered
+from mcpmux.protocol.methods import ITEMS, LISTS
+from mcpmux.seal import Keyring
+
+PAGE_ITEMS: Final = 2000
+PAGE_BYTES: Final = 4 * 1024 * 1024
+KEPT_LISTINGS: Final = 2048
+CURSOR_LIFE: Final = 3600.0
+
+# How long a list waits for servers that have never been seen; below the 10 s after which Open WebUI gives up.
+STARTING_WAIT: Final = 5.0
+
+KINDS: Final[dict[Offered, str]] = {
+    Offered.TOOLS: "tool",
+    Offered.RESOURCES: "resource",
+    Offered.TEMPLATES: "resource",
+    Offered.PROMPTS: "prompt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one view offers to one set of grants.
+
+    `pages` are the encoded pages without their end; `starts` the name that each begins with; `pending` the servers that
+    have never said what they offer; `digest` changes when, and only when, a client would see a difference.
+    """
+
+    serial: int
+    pages: tuple[bytes, ...]
+    starts: tuple[str, ...]
+    pending: tuple[str, ...]
+    digest: bytes
+
+
+class Lists:
+    """Makes and keeps listings."""
+
+    def __init__(self, catalog: Catalog, offers: Offers, keyring: Keyring, metrics: Metrics) -> None:
+        self._catalog = catalog
+        self._offers = offers
+        self._keyring = keyring
+        self._metrics = metrics
+        self._kept: OrderedDict[tuple[View, str, Offered], Listing] = OrderedDict()
+
+    def listing(self, view: View, grants: GrantSet, what: Offered) -> Listing:
+        """What this view offers to these grants, as it stands now."""
+        key = (view, grants.fingerprint, what)
+        kept = self._kept.get(key)
+        if kept is not None and kept.serial == self._catalog.serial:
+            return kept
+        made = self._made(view, grants, what)
+        self._kept[key] = made
+        self._kept.move_to_end(key)
+        if len(self._kept) > KEPT_LISTINGS:
+            self._kept.popitem(last=False)
+        return made
+
+    async def page(self, view: View, grants: GrantSet, what: Offered, cursor: str | None, bound: str) -> Raw:
+        """One page as the result of a list request; waits a bounded moment for servers never seen before.
+
+        Raises: CursorInvalid, ServerUnavailable (nothing to show yet, because everything is still starting).
+        """
+        listing = self.listing(view, grants, what)
+        if listing.pending:
+            await self._offers.settled(listing.pending, STARTING_WAIT)
+            listing = self.listing(view, grants, what)
+            if listing.pending and not listing.starts:
+                raise ServerUnavailable(listing.pending[0], STARTING_WAIT)
+        number = 0 if cursor is None else self._number(listing, what, cursor, bound)
+        return self._page(listing, what, number, bound)
+
+    def _made(self, view: View, grants: GrantSet, what: Offered) -> Listing:
+        self._metrics.list_encoded(LISTS[what].name)
+        servers = {server.id: server for server in self._catalog.servers(view)}
+        shown = [
+            item
+            for item in self._catalog.entries(view, what)
+            if decide(grants, target(servers[item.server], what, item)).allowed
+        ]
+        pending = tuple(
+            server.id
+            for server in servers.values()
+            if self._offers.of(server.id) is None
+            and decide(grants, Target(server.id, server.enabled, "server", server.id, False, server.tools)).allowed
+        )
+        pages, starts = _paged([(item.public, item.shown if view.aggregate else item.raw) for item in shown])
+        head = b'{"%b":[' % ITEMS[what].encode()
+        digest = hashlib.sha256()
+        for page in pages:
+            digest.update(page)
+        return Listing(
+            self._catalog.serial, tuple(head + page + b"]" for page in pages), starts, pending, digest.digest()
+        )
+
+    def _page(self, listing: Listing, what: Offered, number: int, bound: str) -> Raw:
+        if number + 1 >= len(listing.pages):
+            return Raw(listing.pages[number] + b"}")
+        following = f"{number + 1} {listing.starts[number + 1]}".encode()
+        cursor = self._keyring.seal(_purpose(what), following, bound=bound.encode(), expires=time.time() + CURSOR_LIFE)
+        return Raw(b'%b,"nextCursor":%b}' % (listing.pages[number], encode(cursor)))
+
+    def _number(self, listing: Listing, what: Offered, cursor: str, bound: str) -> int:
+        try:
+            start = self._keyring.open(_purpose(what), cursor, bound=bound.encode(), now=time.time()).decode()
+        except SealBroken as exc:
+            raise CursorInvalid from exc
+        number, _, name = start.partition(" ")
+        # By name first: the list may have changed since the cursor was made, and the page may have moved.
+        return listing.starts.index(name) if name in listing.starts else min(int(number), len(listing.pages) - 1)
+
+
+def target(server: Server, what: Offered, item: Item) -> Target:
+    """What `decide()` is asked about one entry of a list."""
+    return Target(server.id, server.enabled, KINDS[what], item.native, item.read_only, server.tools)  # type: ignore[arg-type]
+
+
+def _purpose(what: Offered) -> str:
+    return f"cursor:{what}"
+
+
+def _paged(items: list[tuple[str, bytes]]) -> tuple[list[bytes], tuple[str, ...]]:
+    pages: list[bytes] = []
+    starts: list[str] = []
+    chunk: list[bytes] = []
+    size = 0
+    for name, body in items:
+        if chunk and (len(chunk) >= PAGE_ITEMS or size + len(body) > PAGE_BYTES):
+            pages.append(b",".join(chunk))
+            chunk, size = [], 0
+        if not chunk:
+            starts.append(name)
+        chunk.append(body)
+        size += len(body)
+    if chunk or not pages:
+        pages.append(b",".join(chunk))
+    return pages, tuple(starts)

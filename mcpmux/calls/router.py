@@ -1,0 +1,298 @@
+"""Router: takes one admitted request to whoever answers it. THE place of decisions on calls, and of their deadlines.
+
+Every request passes `open()`: what it is about is found in the catalog, `decide()` says yes or no, and only then is
+a link asked for. Refused looks exactly like absent. Calls in flight stand in one table, which one sweep looks
+through for deadlines and which is decided on anew whenever grants change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, assert_never
+
+from msgspec import Raw
+
+from mcpmux.access.decision import Decision, GrantSet, Target, decide
+from mcpmux.access.grants import Grants
+from mcpmux.calls.call import Call, Caller
+from mcpmux.calls.interest import MAX_WANTED, Interest
+from mcpmux.calls.lists import Lists
+from mcpmux.calls.local import EMPTY, Local
+from mcpmux.calls.outcome import Recorder
+from mcpmux.catalog import rewrite
+from mcpmux.catalog.names import public_uri
+from mcpmux.catalog.offers import Offers
+from mcpmux.catalog.view import Catalog, Found, View
+from mcpmux.config.schema import Server
+from mcpmux.credentials.scope import link_key
+from mcpmux.errors import (
+    EndpointForbidden,
+    InvalidParams,
+    InvalidRequest,
+    MalformedMessage,
+    MethodUnknown,
+    MuxError,
+    PromptUnknown,
+    ResourceUnknown,
+    ToolUnknown,
+)
+from mcpmux.identity.principal import Principal
+from mcpmux.links.pool import Pool
+from mcpmux.observe.fence import fenced
+from mcpmux.observe.metrics import Metrics
+from mcpmux.protocol import envelope
+from mcpmux.protocol.downstream.legacy import Admission
+from mcpmux.protocol.events import Opening
+from mcpmux.protocol.methods import Answers, Subject
+
+SWEEP: Final = 0.1
+
+# A call that has been silent for this long becomes an event stream, so that it can be resumed.
+QUIET: Final = 1.0
+
+# How long a call waits for a link that is being restarted; a server's first start may take its whole timeout.
+RESTART_WAIT: Final = 15.0
+
+
+class Router:
+    """Opens calls and keeps the table of those in flight."""
+
+    def __init__(
+        self, grants: Grants, catalog: Catalog, offers: Offers, pool: Pool, parts: tuple[Lists, Local, Interest],
+        recorder: Recorder, metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._grants = grants
+        self._catalog = catalog
+        self._offers = offers
+        self._pool = pool
+        self._lists, self._local, self._interest = parts
+        self._recorder = recorder
+        self._metrics = metrics
+        self._calls: set[Call] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have no outcome yet."""
+        return len(self._calls)
+
+    def knows(self, server: str) -> bool:
+        """Whether a server of that id is there now."""
+        return self._catalog.server(server) is not None
+
+    async def enter(self, principal: Principal, view: View) -> GrantSet:
+        """The caller's grants, if this endpoint exists for them at all.
+
+        Raises: EndpointForbidden (unknown, disabled and ungranted alike), StoreUnavailable.
+        """
+        grants = self._grants.cached(principal) or await self._grants.of(principal)
+        if view.kind == "all":
+            return grants
+        server = self._catalog.server(view.id) if view.kind == "server" else None
+        if server is None or not decide(grants, whole(server)).allowed:
+            raise EndpointForbidden
+        return grants
+
+    async def initialize(self, caller: Caller, revision: str) -> Raw:
+        """The result of `initialize` for this caller.
+
+        Raises: EndpointForbidden, StoreUnavailable.
+        """
+        return await self._local.initialize(caller.view, await self.enter(caller.principal, caller.view), revision)
+
+    async def shown_uri(self, caller: Caller, server: str, uri: str) -> str | None:
+        """The URI of a changed resource as this caller knows it; None if the caller may not know it (any more)."""
+        found = self._catalog.server(server)
+        grants = self._grants.cached(caller.principal) or await self._grants.of(caller.principal)
+        if (
+            found is None
+            or not decide(grants, Target(server, found.enabled, "resource", uri, False, found.tools)).allowed
+        ):
+            return None
+        return public_uri(server, uri) if caller.view.aggregate else uri
+
+    def call(self, caller: Caller, admission: Admission, request_id: str, chat: str | None = None) -> Call:
+        """A call that is in the table and not opened yet."""
+        call = Call(caller, admission, request_id, self._ended, chat)
+        self._calls.add(call)
+        return call
+
+    async def open(self, call: Call) -> None:
+        """Decide on the call and begin it; what goes wrong on the way ends it."""
+        try:
+            grants = await self.enter(call.caller.principal, call.caller.view)
+            match call.admission.method.answers:
+                case Answers.SERVER | Answers.INTEREST:
+                    await self._to_server(call, grants)
+                case Answers.LIST:
+                    call.answer(await self._list(call, grants))
+                case Answers.US:
+                    call.answer(self._ourselves(call))
+                case other:
+                    assert_never(other)
+        except MuxError as error:
+            call.fail(error)
+        except asyncio.CancelledError:
+            call.cancel("the client went away")
+            raise
+
+    async def run(self) -> None:
+        """Sweep for deadlines and recheck on changed grants, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fenced("call deadlines", self._sweep, self._metrics), name="call deadlines")
+            tasks.create_task(fenced("call grants", self._recheck, self._metrics), name="call grants")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            now = time.monotonic()
+            for call in list(self._calls):
+                call.sweep(now, QUIET)
+
+    async def _recheck(self) -> None:
+        async for _ in self._grants.changes():
+            for call in list(self._calls):
+                if call.server is not None and call.decision is not None:
+                    grants = await self._grants.of(call.caller.principal)
+                    if not self._still(call, grants):
+                        call.fail(_unknown(call))
+
+    def _still(self, call: Call, grants: GrantSet) -> bool:
+        found = self._found(call)
+        return found is not None and self._decided(call, found, grants).allowed
+
+    def _ended(self, call: Call) -> None:
+        self._calls.discard(call)
+        if call.outcome == "ok" and call.admission.method.name == "resources/subscribe" and call.server is not None:
+            self._interest.add(call.caller.session, call.server.id, call.native)
+        self._recorder.record(call)
+
+    # What we answer ourselves --------------------------------------------------------------------------------------
+
+    def _ourselves(self, call: Call) -> Raw:
+        match call.admission.method.name:
+            case "ping":
+                return EMPTY
+            case "logging/setLevel":
+                level = envelope.text(call.admission.params.get("level")) or "info"
+                servers = [server.id for server in self._catalog.servers(call.caller.view)]
+                self._interest.set_level(call.caller.session, level, servers)
+                return EMPTY
+        raise MethodUnknown(call.admission.method.name)
+
+    async def _list(self, call: Call, grants: GrantSet) -> Raw:
+        what, raw = call.admission.method.offers, call.admission.params.get("cursor")
+        if what is None:
+            raise MethodUnknown(call.admission.method.name)
+        cursor = envelope.text(raw)
+        if raw is not None and cursor is None and bytes(raw) != b"null":
+            raise InvalidParams("cursor must be a string")
+        caller = call.caller
+        return await self._lists.page(caller.view, grants, what, cursor, f"{caller.principal.key} {caller.view}")
+
+    # What a server answers -----------------------------------------------------------------------------------------
+
+    async def _to_server(self, call: Call, grants: GrantSet) -> None:
+        found = self._found(call)
+        if found is not None and found.pending:
+            # Never seen before: wait for what it offers, if the caller may use the server at all.
+            if decide(grants, whole(found.server)).allowed:
+                await self._offers.settled((found.server.id,), min(found.server.timeout, RESTART_WAIT))
+            found = self._found(call)
+        if found is None or found.pending:
+            raise _unknown(call)
+        decision = self._decided(call, found, grants)
+        if not decision.allowed:
+            call.decision, call.native = decision, found.native
+            raise _unknown(call)
+        call.decision, call.server, call.native = decision, found.server, found.native
+        if call.admission.method.answers is Answers.INTEREST and self._interested(call):
+            return
+        await self._begin(call, found)
+
+    async def _begin(self, call: Call, found: Found) -> None:
+        server, method = found.server, call.admission.method
+        key = link_key(server, call.caller.principal.key, call.caller.session)
+        link = self._pool.ready(key)
+        if link is None:
+            link = await self._pool.link(key, min(server.timeout, RESTART_WAIT))
+            if call.ended:
+                return
+        if method.capability is not None and method.capability not in link.greeting.capabilities:
+            raise MethodUnknown(method.name)
+        params = rewrite.params(method, call.admission.params, found.native)
+        opening = Opening(method.name, params, call.caller.principal.key, call.admission.token is not None)
+        call.opened(link.open(opening), server.timeout)
+
+    def _interested(self, call: Call) -> bool:
+        """Whether a subscription could be answered without asking the server."""
+        session, server, uri = call.caller.session, call.server.id if call.server else "", call.native
+        if call.admission.method.name == "resources/unsubscribe":
+            self._interest.remove(session, server, uri)
+            call.answer(EMPTY)
+            return True
+        if self._interest.count(session) >= MAX_WANTED:
+            raise InvalidParams(f"at most {MAX_WANTED} resources can be subscribed in one session")
+        if self._interest.heard(server, uri):
+            call.answer(EMPTY)
+            return True
+        return False
+
+    def _found(self, call: Call) -> Found | None:
+        subject, name = self._subject(call)
+        return self._catalog.find(call.caller.view, subject, name)
+
+    def _decided(self, call: Call, found: Found, grants: GrantSet) -> Decision:
+        subject, _ = self._subject(call)
+        kind = "resource" if subject is Subject.RESOURCE else subject.value
+        read_only = found.item is not None and found.item.read_only
+        target = Target(found.server.id, found.server.enabled, kind, found.native, read_only, found.server.tools)  # type: ignore[arg-type]
+        return decide(grants, target)
+
+    def _subject(self, call: Call) -> tuple[Subject, str]:
+        """What the request is about, and the name or URI of it as sent.
+
+        Raises: InvalidParams.
+        """
+        method, params = call.admission.method, call.admission.params
+        if method.subject is Subject.REFERENCE:
+            return _reference(params.get("ref"))
+        name = envelope.text(params.get(method.member or ""))
+        if method.subject is None or name is None:
+            raise InvalidParams(f"{method.member} must be a string")
+        return method.subject, name
+
+
+def whole(server: Server) -> Target:
+    """What `decide()` is asked about a server as a whole."""
+    return Target(server.id, server.enabled, "server", server.id, False, server.tools)
+
+
+def _reference(raw: Raw | None) -> tuple[Subject, str]:
+    try:
+        reference = envelope.members(raw) if raw is not None else {}
+    except (InvalidRequest, MalformedMessage) as exc:
+        raise InvalidParams("ref must be an object") from exc
+    match envelope.text(reference.get("type")):
+        case "ref/prompt":
+            subject, name = Subject.PROMPT, envelope.text(reference.get("name"))
+        case "ref/resource":
+            subject, name = Subject.RESOURCE, envelope.text(reference.get("uri"))
+        case _:
+            raise InvalidParams("ref.type must be ref/prompt or ref/resource")
+    if name is None:
+        raise InvalidParams("ref must name a prompt or a resource")
+    return subject, name
+
+
+def _unknown(call: Call) -> MuxError:
+    """The one answer for absent and refused; it repeats the name as it was sent."""
+    method, params = call.admission.method, call.admission.params
+    if method.subject is Subject.REFERENCE:
+        subject, name = _reference(params.get("ref"))
+    else:
+        subject, name = method.subject or Subject.TOOL, envelope.text(params.get(method.member or "")) or ""
+    shown = name[:256]
+    if subject is Subject.TOOL:
+        return ToolUnknown(shown)
+    return PromptUnknown(shown) if subject is Subject.PROMPT else ResourceUnknown(shown)

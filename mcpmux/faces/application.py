@@ -1,0 +1,209 @@
+"""All that comes in over HTTP: routes, limits, Host and Origin, the principal on entry, faults into responses.
+
+Built on aiohttp's low-level server: one handler, one dict of paths, no middleware. Rules of the file: `Host` and
+`Origin` are checked before anything else, the token before anything about the endpoint; nothing is built from a
+header of the request; a path is matched as it was sent, never decoded or normalized first.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from mcpmux.calls import Router
+from mcpmux.catalog.view import View
+from mcpmux.config.schema import Gateway
+from mcpmux.errors import HttpRefused, MuxError, TokenMissing, TokenRefused
+from mcpmux.faces.entry import JSON, REQUEST_ID, Entry
+from mcpmux.faces.oauth import challenge, metadata_url
+from mcpmux.faces.origin import Origins
+from mcpmux.faces.server import HttpServer
+from mcpmux.faces.sessions import Sessions
+from mcpmux.faces.sse import LegacySse
+from mcpmux.faces.streamable import Streamable
+from mcpmux.identity.principal import Verified
+from mcpmux.identity.verifier import Verifier, bearer
+from mcpmux.observe.log import logger
+from mcpmux.observe.metrics import Metrics
+from mcpmux.protocol import envelope, faults
+
+PlainHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Face = Callable[[Entry], Awaitable[web.StreamResponse]]
+
+_ENDPOINT: Final = re.compile(r"/(?:servers/([a-z][a-z0-9-]{0,23})/)?(mcp|sse|messages)\Z", re.ASCII)
+_SCOPED: Final = re.compile(r"/(?:servers|tenants)/[^/]{1,256}/(?:mcp|sse|messages)\Z")
+_ALL: Final = View("all", "")
+
+# The view of an endpoint that cannot exist: it is refused like one that is not granted.
+_NOWHERE: Final = View("server", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """One MCP endpoint: what it shows, and who serves which HTTP method there."""
+
+    view: View
+    faces: Mapping[str, Face]
+
+
+class Application:
+    """The HTTP face as a whole."""
+
+    def __init__(
+        self, gateway: Gateway, verifier: Verifier, router: Router, sessions: Sessions, metrics: Metrics
+    ) -> None:
+        self._gateway = gateway
+        self._verifier = verifier
+        self._metrics = metrics
+        self._router = router
+        self._sessions = sessions
+        self._log = logger("faces")
+        self._plain: dict[str, PlainHandler] = {}
+        self._prefixes: tuple[tuple[str, PlainHandler], ...] = ()
+        self._routes: dict[str, _Route] = {}
+        self._base = ""
+        self._origins = Origins(gateway.listen.host, gateway.public_url, gateway.cors.origins)
+        self._boot = secrets.token_hex(4)
+        self._count = 0
+        self._server: HttpServer | None = None
+        limit = gateway.limits.body
+        streamable = Streamable(sessions, router, metrics, limit)
+        sse = LegacySse(sessions, router, metrics, limit, urlsplit(gateway.public_url or "").path)
+        self._faces: Mapping[str, Mapping[str, Face]] = {
+            "mcp": {"POST": streamable.post, "GET": streamable.get, "DELETE": streamable.delete},
+            "sse": {"GET": sse.stream},
+            "messages": {"POST": sse.message},
+        }
+
+    async def start(self, host: str, port: int) -> str:
+        """Listen; the base URL clients use: the configured public one, else the address really bound."""
+        self._server = HttpServer(self.handle, self._metrics, self._gateway.limits.body)
+        bound = await self._server.start(host, port)
+        self._base = (self._gateway.public_url or bound).rstrip("/")
+        return bound
+
+    def mount(self, plain: Mapping[str, PlainHandler], prefixes: Mapping[str, PlainHandler]) -> None:
+        """Serve what is no MCP endpoint: exact paths, and everything below a prefix."""
+        self._plain.update(plain)
+        self._prefixes = tuple(prefixes.items())
+
+    @property
+    def base(self) -> str:
+        """The public address without a final slash."""
+        return self._base
+
+    def drain(self) -> None:
+        """Take no new sessions and calls."""
+        self._sessions.drain()
+
+    async def close(self, limit: float) -> None:
+        """End every session and connection, waiting at most `limit` seconds for answers on their way."""
+        self._sessions.close()
+        if self._server is not None:
+            await self._server.close(limit)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one HTTP request; nothing leaves here but a response."""
+        self._count += 1
+        request_id = f"{self._boot}-{self._count:x}"
+        headers = {REQUEST_ID: request_id, "Cache-Control": "no-store"}
+        try:
+            headers.update(self._origins.check(request))
+            return await self._routed(request, request_id, headers)
+        except MuxError as error:
+            return self._refused(request, error, request_id, headers)
+        except Exception as error:  # noqa: BLE001 (this is the edge)
+            self._log.exception("request_failed", method=request.method, request_id=request_id)
+            return self._refused(request, error, request_id, headers)
+
+    async def admit(self, request: web.BaseRequest) -> None:
+        """Let the request in if its token is good, for faces that need a principal but no endpoint.
+
+        Raises: TokenMissing, TokenRefused, AuthorizationMalformed.
+        """
+        await self._verified(request)
+
+    async def _routed(
+        self, request: web.BaseRequest, request_id: str, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if request.method == "OPTIONS":
+            return self._origins.preflight(request, headers)
+        plain = self._plain.get(path) or self._below(path)
+        if plain is not None:
+            response = await plain(request)
+            if not response.prepared:
+                response.headers.update({name: value for name, value in headers.items() if name != "Cache-Control"})
+            return response
+        route = self._routes.get(path) or self._route(path)
+        if route is None:
+            return web.Response(status=404, text="Not Found\n", headers=headers)
+        return await self._entered(request, request_id, headers, path, route)
+
+    async def _entered(
+        self, request: web.BaseRequest, request_id: str, headers: Mapping[str, str], path: str, route: _Route
+    ) -> web.StreamResponse:
+        verified = await self._verified(request)
+        face = route.faces.get(request.method)
+        if face is None:
+            allowed = ", ".join(route.faces)
+            return web.Response(status=405, text="Method Not Allowed\n", headers={**headers, "Allow": allowed})
+        if route.view.kind != "all":
+            await self._router.enter(verified.principal, route.view)
+        entry = Entry(request, request_id, verified.principal, verified.expires, route.view, path, headers)
+        return await face(entry)
+
+    async def _verified(self, request: web.BaseRequest) -> Verified:
+        token = bearer(request.headers.getall("Authorization", ()))
+        return self._verifier.known(token) or await self._verifier.verify(token)
+
+    def _below(self, path: str) -> PlainHandler | None:
+        return next((handler for prefix, handler in self._prefixes if path.startswith(prefix)), None)
+
+    def _route(self, path: str) -> _Route | None:
+        found = _ENDPOINT.match(path)
+        if found is None:
+            # An id that no server can have is refused after the token, as one that is not granted.
+            kind = path.rpartition("/")[2]
+            return _Route(_NOWHERE, self._faces[kind]) if _SCOPED.match(path) else None
+        view = View("server", found[1]) if found[1] else _ALL
+        route = _Route(view, self._faces[found[2]])
+        if found[1] is None or self._router.knows(found[1]):
+            self._routes[path] = route
+        return route
+
+    def _refused(
+        self, request: web.BaseRequest, error: Exception, request_id: str, headers: dict[str, str]
+    ) -> web.Response:
+        status = faults.fault(error).status
+        if status == 200:
+            status = 400
+        failed = faults.failure(error, request_id)
+        if isinstance(error, TokenMissing | TokenRefused):
+            headers["WWW-Authenticate"] = self._challenge(request, error)
+            self._metrics.token_refused(error.cause if isinstance(error, TokenRefused) else error.reason)
+        if status == 429 or status == 503:
+            headers["Retry-After"] = "5"
+        self._metrics.http_refused(status)
+        reason = error.reason if isinstance(error, MuxError) else "internal"
+        write = self._log.debug if reason in ("modern_era", "missing") else self._log.info
+        write("request_refused", status=status, reason=reason, method=request.method, request_id=request_id)
+        message_id = getattr(error, "request_id", None)
+        wire = envelope.error(message_id, failed.code, failed.message, failed.data)
+        response = web.Response(body=wire, status=status, headers={**headers, "Content-Type": JSON})
+        if isinstance(error, HttpRefused) and status == 413:
+            response.force_close()
+        return response
+
+    def _challenge(self, request: web.BaseRequest, error: TokenMissing | TokenRefused) -> str:
+        path = request.raw_path.partition("?")[0]
+        url = metadata_url(self._base, path if _ENDPOINT.match(path) and not path.endswith("messages") else "")
+        if isinstance(error, TokenMissing):
+            return challenge(url)
+        return challenge(url, error="invalid_token", description=str(error))

@@ -1,0 +1,103 @@
+"""Entry: one HTTP request that was let in, and the small checks on its form.
+
+Source: MCP 2025-11-25 basic/transports ("Sending Messages to the Server", "Listening for Messages from the Server").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from aiohttp import web
+
+from mcpmux.catalog.view import View
+from mcpmux.errors import BodyTooLarge, InvalidRequest, MediaTypeUnsupported, NotAcceptable
+from mcpmux.identity.principal import Principal
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+
+# A client that sends its body more slowly than this is cut off.
+BODY_TIME: Final = 30.0
+
+REQUEST_ID: Final = "X-Request-Id"
+SESSION_ID: Final = "Mcp-Session-Id"
+VERSION: Final = "MCP-Protocol-Version"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request on its way in: who, through which endpoint, until when, and what every answer to it carries.
+
+    `expires` is when the token does (unix seconds); `path` is the endpoint's own.
+    """
+
+    request: web.BaseRequest
+    request_id: str
+    principal: Principal
+    expires: float
+    view: View
+    path: str
+    headers: Mapping[str, str]
+
+    def answer(self, wire: bytes, status: int = 200, extra: Mapping[str, str] | None = None) -> web.Response:
+        """A JSON answer."""
+        headers = {"Content-Type": JSON, **self.headers}
+        if extra is not None:
+            headers.update(extra)
+        return web.Response(body=wire, status=status, headers=headers)
+
+    def accepted(self) -> web.Response:
+        """202: taken, and there is nothing to say to it."""
+        return web.Response(status=202, headers=self.headers)
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The body of a POST, JSON by its media type.
+
+    Raises: MediaTypeUnsupported, BodyTooLarge, InvalidRequest (it did not come in time).
+    """
+    headers = request.headers
+    if not _is_json(headers.get("Content-Type", "")) or headers.get("Content-Encoding", "identity") != "identity":
+        raise MediaTypeUnsupported
+    if request.content_length is not None and request.content_length > limit:
+        raise BodyTooLarge(limit)
+    try:
+        if request.content.is_eof():
+            return await request.read()
+        async with asyncio.timeout(BODY_TIME):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge as exc:
+        raise BodyTooLarge(limit) from exc
+    except TimeoutError as exc:
+        raise InvalidRequest("the body did not come in time") from exc
+
+
+def check_accepts(request: web.BaseRequest, *needed: str) -> None:
+    """Refuse a client that cannot take what the answer may be.
+
+    Raises: NotAcceptable.
+    """
+    given = ",".join(request.headers.getall("Accept", ())) or "*/*"
+    if not _accepts(given, needed):
+        raise NotAcceptable(" and ".join(needed))
+
+
+@lru_cache(maxsize=64)
+def _is_json(content_type: str) -> bool:
+    media, _, parameters = content_type.partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    return media.strip().lower() == JSON and charset in ("", "charset=utf-8", "charset=utf8")
+
+
+@lru_cache(maxsize=256)
+def _accepts(given: str, needed: tuple[str, ...]) -> bool:
+    ranges = set()
+    for part in given.split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if not any(parameter in ("q=0", "q=0.0", "q=0.00", "q=0.000") for parameter in parameters):
+            ranges.add(media)
+    return all(ranges & {"*/*", media.split("/")[0] + "/*", media} for media in needed)

@@ -1,0 +1,98 @@
+"""`Host` and `Origin`: who may reach mcpmux from a browser, and what a listed web page is told (CORS).
+
+Bound to loopback, `Host` and `Origin` must be loopback names (DNS rebinding) or the public URL's; otherwise an
+`Origin` must be the public URL's or a listed one. Only listed origins get CORS headers, each its own, never `*`.
+Source: MCP basic/transports, "Security Warning"; WHATWG Fetch, "CORS protocol"; design section 8.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from mcpmux.errors import OriginRefused
+
+_METHODS: Final = "GET, POST, DELETE"
+_SENT: Final = (
+    "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Last-Event-ID, Mcp-Method, Mcp-Name"
+)
+_READ: Final = "Mcp-Session-Id, WWW-Authenticate, X-Request-Id"
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Origins:
+    """The rule for one listener."""
+
+    def __init__(self, host: str, public_url: str | None, listed: Sequence[str]) -> None:
+        self._loopback = is_loopback(host)
+        self._listed = frozenset(origin.rstrip("/").lower() for origin in listed)
+        public = urlsplit(public_url or "")
+        self._public_host = (public.hostname or "").lower()
+        self._public_origin = f"{public.scheme}://{public.netloc}".lower() if public_url else ""
+
+    def check(self, request: web.BaseRequest) -> Mapping[str, str]:
+        """The CORS headers of the answer (none for most).
+
+        Raises: OriginRefused.
+        """
+        hosts = request.headers.getall("Host", ())
+        if len(hosts) > 1 or (self._loopback and hosts and not self._is_ours(_name(hosts[0]))):
+            raise OriginRefused
+        origins = request.headers.getall("Origin", ())
+        if not origins:
+            return {}
+        origin = origins[0].lower()
+        if len(origins) > 1:
+            raise OriginRefused
+        if origin in self._listed:
+            return {
+                "Access-Control-Allow-Origin": origins[0],
+                "Access-Control-Expose-Headers": _READ,
+                "Vary": "Origin",
+            }
+        if origin == self._public_origin or (self._loopback and _is_loopback_origin(origin)):
+            return {"Vary": "Origin"}
+        raise OriginRefused
+
+    def preflight(self, request: web.BaseRequest, headers: Mapping[str, str]) -> web.Response:
+        """The answer to OPTIONS: what a listed page may send; a plain 405 for everybody else."""
+        if "Access-Control-Allow-Origin" not in headers or "Access-Control-Request-Method" not in request.headers:
+            return web.Response(status=405, text="Method Not Allowed\n", headers={**headers, "Allow": _METHODS})
+        allowed = {
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": _SENT,
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=204, headers={**headers, **allowed})
+
+    def _is_ours(self, name: str) -> bool:
+        return name in _LOOPBACK_NAMES or (bool(self._public_host) and name == self._public_host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on `host` can be reached from this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_loopback_origin(origin: str) -> bool:
+    parts = urlsplit(origin)
+    return parts.scheme in ("http", "https") and _name(parts.netloc) in _LOOPBACK_NAMES
+
+
+def _name(authority: str) -> str:
+    """The host of `host:port`; empty for what is no authority."""
+    if "@" in authority or "/" in authority:
+        return ""
+    try:
+        return (urlsplit(f"//{authority}").hostname or "").lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,296 @@
+"""Legacy sessions by id: bound to their principal, bounded in number, ended when idle.
+
+A session owns its calls, the reply streams on which their answers go, its inbox and its replay memory. A reply
+stream that was lost is kept for `RESUME` seconds, so that the client can come back for it; then its calls are
+cancelled. A session whose id another principal presents, or that belongs to another endpoint, does not exist.
+Source: MCP 2025-11-25 basic/transports ("Session Management", "Resumability"); design section 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter, deque
+from typing import Final
+
+from mcpmux.access.grants import Grants
+from mcpmux.calls import Call, Caller, Interest, Lists, Router
+from mcpmux.catalog.view import Catalog, View
+from mcpmux.config.schema import Limits
+from mcpmux.errors import Draining, EndpointForbidden, MuxError, SessionsExhausted, SessionUnknown
+from mcpmux.faces.inbox import Inbox
+from mcpmux.identity.principal import Principal
+from mcpmux.observe.fence import fenced
+from mcpmux.observe.log import logger
+from mcpmux.observe.metrics import Metrics
+from mcpmux.protocol.downstream import legacy
+from mcpmux.protocol.downstream.legacy import Admission, SessionCore
+from mcpmux.protocol.downstream.replay import GET_STREAM, Replay
+from mcpmux.protocol.events import Offered
+
+RESUME: Final = 30.0
+SWEEP: Final = 1.0
+
+
+class ReplyStream:
+    """The answers to one POST, in the order of its requests; `detached` since when nobody reads it (monotonic)."""
+
+    __slots__ = ("detached", "number", "pending", "reader")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pending: deque[tuple[Admission, Call]] = deque()
+        self.reader: asyncio.Task[object] | None = None
+        self.detached: float | None = None
+
+    async def attach(self) -> None:
+        """Make the running task the one that reads this stream; a former one ends first."""
+        former, self.reader, self.detached = self.reader, asyncio.current_task(), None
+        if former is not None and not former.done():
+            former.cancel()
+            await asyncio.wait({former})
+
+    def detach(self) -> None:
+        """The running task does not read this stream any more."""
+        if self.reader is asyncio.current_task():
+            self.reader, self.detached = None, time.monotonic()
+
+
+class Session:
+    """One downstream session."""
+
+    __slots__ = (
+        "_streams_made",
+        "caller",
+        "calls",
+        "core",
+        "ended",
+        "id",
+        "inbox",
+        "replay",
+        "seen",
+        "streams",
+        "transport",
+        "used",
+    )
+
+    def __init__(self, session_id: str, transport: str, caller: Caller, core: SessionCore) -> None:
+        self.id = session_id
+        self.transport = transport
+        self.caller = caller
+        self.core = core
+        self.inbox = Inbox()
+        self.replay = Replay()
+        self.streams: dict[int, ReplyStream] = {}
+        self.calls: dict[int | str, Call] = {}
+        self.seen: dict[Offered, bytes] = {}
+        self.used = time.monotonic()
+        self.ended = False
+        self._streams_made = GET_STREAM
+
+    def caller_of(self, principal: Principal) -> Caller:
+        """The caller of one request: each is decided by the token that it carries."""
+        if self.caller.principal is not principal:
+            self.caller = Caller(principal, self.caller.view, self.id)
+        return self.caller
+
+    def begin(self, admission: Admission, call: Call, stream: ReplyStream) -> None:
+        """The call goes on its way; its answer goes out on `stream`."""
+        self.calls[admission.id] = call
+        stream.pending.append((admission, call))
+
+    def finish(self, admission: Admission, stream: ReplyStream) -> None:
+        """The call at the head of the stream has ended."""
+        stream.pending.popleft()
+        self.calls.pop(admission.id, None)
+        self.core.free(admission)
+        if not stream.pending:
+            self.streams.pop(stream.number, None)
+
+    def stream(self) -> ReplyStream:
+        """A new reply stream, read by the running task."""
+        self._streams_made += 1
+        stream = ReplyStream(self._streams_made)
+        stream.reader = asyncio.current_task()
+        self.streams[stream.number] = stream
+        return stream
+
+    def leave(self, stream: ReplyStream) -> None:
+        """The running task reads this stream no longer; if nothing is on it, it is gone."""
+        stream.detach()
+        if not stream.pending:
+            self.streams.pop(stream.number, None)
+
+    def abandon(self, stream: ReplyStream, reason: str) -> None:
+        """Nobody will come back for this stream: cancel what is still on it."""
+        while stream.pending:
+            admission, call = stream.pending[0]
+            call.cancel(reason)
+            self.finish(admission, stream)
+        self.streams.pop(stream.number, None)
+
+    def sweep(self, now: float) -> None:
+        """Let go of what nobody came back for in time, and of streams whose token has expired."""
+        for stream in [found for found in self.streams.values() if found.detached is not None]:
+            if now - (stream.detached or now) > RESUME:
+                self.abandon(stream, "the client did not come back for the answer")
+        if len(self.replay):
+            self.replay.expire(now)
+        for listener in self.inbox.listeners:
+            if listener.expires <= time.time():
+                listener.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is in flight or an event stream open."""
+        return bool(self.calls or self.inbox.listeners)
+
+
+class Sessions:
+    """The table of sessions and the loops that serve them."""
+
+    def __init__(
+        self, limits: Limits, router: Router, reads: tuple[Grants, Catalog, Lists], interest: Interest, metrics: Metrics
+    ) -> None:
+        self._limits = limits
+        self._router = router
+        self._grants, self._catalog, self._lists = reads
+        self._interest = interest
+        self._metrics = metrics
+        self._log = logger("faces")
+        self._sessions: dict[str, Session] = {}
+        self._held: Counter[str] = Counter()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    async def open(self, transport: str, principal: Principal, view: View, core: SessionCore) -> Session:
+        """A new session with an id of 128 random bits and more.
+
+        Raises: Draining, SessionsExhausted, EndpointForbidden, StoreUnavailable.
+        """
+        if self._draining:
+            raise Draining
+        grants = await self._router.enter(principal, view)
+        if self._held[principal.key] >= self._limits.sessions_per_user:
+            raise SessionsExhausted
+        session_id = secrets.token_urlsafe(24)
+        session = Session(session_id, transport, Caller(principal, view, session_id), core)
+        for what in Offered:
+            session.seen[what] = self._lists.listing(view, grants, what).digest
+        self._sessions[session_id] = session
+        self._held[principal.key] += 1
+        self._metrics.session_opened(transport)
+        return session
+
+    def find(self, session_id: str, principal: Principal, view: View) -> Session:
+        """The principal's session of that id on that endpoint.
+
+        Raises: SessionUnknown (never existed, ended, another's: one answer).
+        """
+        session = self._sessions.get(session_id)
+        if session is None or session.caller.principal.key != principal.key or session.caller.view != view:
+            raise SessionUnknown
+        session.used = time.monotonic()
+        return session
+
+    def end(self, session: Session, reason: str) -> None:
+        """End a session: its calls are cancelled, its streams end, its id is forgotten."""
+        if session.ended:
+            return
+        session.ended = True
+        del self._sessions[session.id]
+        key = session.caller.principal.key
+        self._held[key] -= 1
+        if not self._held[key]:
+            del self._held[key]
+        for stream in list(session.streams.values()):
+            self._end_stream(session, stream, reason)
+        session.inbox.close()
+        self._interest.drop(session.id)
+        self._metrics.session_closed(session.transport)
+
+    def drain(self) -> None:
+        """Take no new sessions from now on."""
+        self._draining = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether new sessions and calls are refused."""
+        return self._draining
+
+    def close(self) -> None:
+        """End every session."""
+        for session in list(self._sessions.values()):
+            self.end(session, "the gateway is shutting down")
+
+    async def run(self) -> None:
+        """Serve all sessions until cancelled."""
+        loops = {
+            "session sweep": self._sweep,
+            "session lists": self._catalog_changes,
+            "session grants": self._grant_changes,
+            "session updates": self._updates,
+        }
+        async with asyncio.TaskGroup() as tasks:
+            for name, loop in loops.items():
+                tasks.create_task(fenced(name, loop, self._metrics), name=name)
+
+    @staticmethod
+    def _end_stream(session: Session, stream: ReplyStream, reason: str) -> None:
+        # A task that reads the stream wakes with CallCancelled and ends it itself.
+        for _, call in stream.pending:
+            call.cancel(reason)
+        if stream.reader is None:
+            session.abandon(stream, reason)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            now = time.monotonic()
+            for session in list(self._sessions.values()):
+                session.sweep(now)
+                if session.busy:
+                    session.used = now
+                elif now - session.used > self._limits.session_idle:
+                    self.end(session, "the session was idle")
+
+    async def _catalog_changes(self) -> None:
+        async for _ in self._catalog.changes():
+            await self._announce()
+
+    async def _grant_changes(self) -> None:
+        async for _ in self._grants.changes():
+            await self._announce()
+
+    async def _announce(self) -> None:
+        """Tell each session whose lists are not what they were."""
+        for session in list(self._sessions.values()):
+            if session.ended:
+                continue
+            try:
+                await self._compare(session)
+            except EndpointForbidden:
+                self.end(session, "access to this endpoint has ended")
+            except MuxError as error:
+                self._log.warning("lists_unknown", reason=error.reason, principal=session.caller.principal.label)
+
+    async def _compare(self, session: Session) -> None:
+        view = session.caller.view
+        grants = await self._router.enter(session.caller.principal, view)
+        for what in Offered:
+            digest = self._lists.listing(view, grants, what).digest
+            if session.seen.get(what) != digest:
+                session.seen[what] = digest
+                session.inbox.put(legacy.changed(what))
+
+    async def _updates(self) -> None:
+        async for session_id, server, uri in self._interest.updates():
+            session = self._sessions.get(session_id)
+            if session is None:
+                continue
+            shown = await self._router.shown_uri(session.caller, server, uri)
+            if shown is not None:
+                session.inbox.put(legacy.updated(shown))

@@ -1,0 +1,266 @@
+"""Streamable HTTP for the legacy revisions 2025-03-26 to 2025-11-25: POST, GET and DELETE of one endpoint.
+
+A POST is answered as JSON when the first event of its call ends it, and becomes an event stream otherwise: when
+there is something to stream, or when the call has been silent for a moment, so that the client holds an event id
+with which it can come back. A lost stream is no cancellation; who comes back within 30 s goes on where it stopped.
+Source: MCP basic/transports of the three revisions.
+"""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+from mcpmux.calls import Router
+from mcpmux.errors import CallCancelled, Draining, InvalidRequest, ModernEraNotSpoken, MuxError
+from mcpmux.faces.edge import next_event, opened
+from mcpmux.faces.entry import EVENTS, JSON, SESSION_ID, VERSION, Entry, check_accepts, read_body
+from mcpmux.faces.eventstream import RETRY, event_stream
+from mcpmux.faces.sessions import ReplyStream, Session, Sessions
+from mcpmux.observe.log import logger
+from mcpmux.observe.metrics import Metrics
+from mcpmux.protocol import envelope, faults, revisions
+from mcpmux.protocol.downstream import legacy, replay
+from mcpmux.protocol.downstream.legacy import SessionCore
+from mcpmux.protocol.envelope import Message, Notification, Reply, Request
+from mcpmux.protocol.events import Event, Failure, Result
+from mcpmux.protocol.methods import INITIALIZED
+from mcpmux.protocol.revisions import MODERN
+
+MODERN_META = b'"io.modelcontextprotocol/protocolVersion"'
+CHAT_ID = "X-OpenWebUI-Chat-Id"
+
+
+class Streamable:
+    """The three HTTP methods of an MCP endpoint."""
+
+    def __init__(self, sessions: Sessions, router: Router, metrics: Metrics, body_limit: int) -> None:
+        self._sessions = sessions
+        self._router = router
+        self._metrics = metrics
+        self._body_limit = body_limit
+        self._log = logger("faces")
+
+    async def post(self, entry: Entry) -> web.StreamResponse:
+        """Take one message, or a batch in revision 2025-03-26."""
+        check_accepts(entry.request, JSON, EVENTS)
+        body = await read_body(entry.request, self._body_limit)
+        message = envelope.parse(body)
+        if isinstance(message, Request):
+            self._refuse_modern(entry, message)
+            if message.method == "initialize":
+                return await self._initialize(entry, message)
+        session = self._session(entry)
+        match message:
+            case Request():
+                return await self._answer(entry, session, message)
+            case list():
+                return await self._batch(entry, session, message)
+            case _:
+                take_silent(session, message)
+                return entry.accepted()
+
+    async def get(self, entry: Entry) -> web.StreamResponse:
+        """The stream of what belongs to no call, or the rest of a reply stream that was lost."""
+        check_accepts(entry.request, EVENTS)
+        session = self._session(entry)
+        last = entry.request.headers.get("Last-Event-ID")
+        if not last:
+            return await self._listen(entry, session, [])
+        place = replay.place(last)
+        if place is None:
+            raise InvalidRequest("Last-Event-ID is none of ours")
+        number, after = place
+        if number == replay.GET_STREAM:
+            return await self._listen(entry, session, session.replay.after(number, after))
+        return await self._resume(entry, session, number, after)
+
+    async def delete(self, entry: Entry) -> web.StreamResponse:
+        """End the session."""
+        self._sessions.end(self._session(entry), "the client ended the session")
+        return web.Response(status=204, headers=entry.headers)
+
+    # Sessions ------------------------------------------------------------------------------------------------------
+
+    async def _initialize(self, entry: Entry, request: Request) -> web.Response:
+        try:
+            greeting = legacy.greeted(request)
+            session = await self._sessions.open("streamable", entry.principal, entry.view, SessionCore(greeting))
+        except MuxError as error:
+            return refusal(entry, error, request.id)
+        result = await self._router.initialize(session.caller, greeting.revision)
+        self._log.debug(
+            "session_opened", client=greeting.client, revision=greeting.revision, request_id=entry.request_id
+        )
+        return entry.answer(envelope.result(request.id, result), extra={SESSION_ID: session.id})
+
+    def _session(self, entry: Entry) -> Session:
+        headers = entry.request.headers
+        session_id = headers.get(SESSION_ID)
+        if session_id is None:
+            raise InvalidRequest(f"the {SESSION_ID} header is missing: send initialize first")
+        session = self._sessions.find(session_id, entry.principal, entry.view)
+        revisions.check_header(headers.get(VERSION), session.core.revision)
+        return session
+
+    @staticmethod
+    def _refuse_modern(entry: Entry, request: Request) -> None:
+        # Open WebUI and the SDKs ask in the modern era first and fall back on this answer (design, section 9).
+        headers = entry.request.headers
+        meta = (request.params or {}).get("_meta") if SESSION_ID not in headers else None
+        named = meta is not None and MODERN_META in bytes(meta)
+        if named or request.method == "server/discover" or headers.get(VERSION) == MODERN:
+            raise ModernEraNotSpoken(request.method[:128], request.id)
+
+    # Answers -------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, entry: Entry, session: Session, request: Request) -> web.StreamResponse:
+        """Answer one request: as JSON if its first event ends it, as an event stream otherwise."""
+        stream = session.stream()
+        try:
+            try:
+                await self._open(entry, session, request, stream)
+            except MuxError as error:
+                return refusal(entry, error, request.id)
+            admission, call = stream.pending[0]
+            try:
+                event = await next_event(call)
+            except CallCancelled:
+                session.finish(admission, stream)
+                return entry.accepted()
+            if not isinstance(event, Result | Failure):
+                return await self._stream(entry, session, stream, [], event)
+            session.finish(admission, stream)
+            return entry.answer(session.core.encode(admission, event) or b"")
+        finally:
+            session.leave(stream)
+
+    async def _batch(
+        self, entry: Entry, session: Session, entries: list[Message | InvalidRequest]
+    ) -> web.StreamResponse:
+        """Take a batch: each entry is decided on singly, the answers come as one event stream."""
+        if not revisions.has_batches(session.core.revision):
+            raise InvalidRequest(f"batches do not exist in revision {session.core.revision}")
+        stream = session.stream()
+        refused: list[bytes] = []
+        try:
+            for message in entries:
+                match message:
+                    case Request():
+                        try:
+                            await self._open(entry, session, message, stream)
+                        except MuxError as error:
+                            refused.append(refused_wire(error, message.id, entry.request_id))
+                    case InvalidRequest():
+                        refused.append(refused_wire(message, message.request_id, entry.request_id))
+                    case _:
+                        take_silent(session, message)
+            if not stream.pending and not refused:
+                return entry.accepted()
+            return await self._stream(entry, session, stream, refused, None)
+        finally:
+            session.leave(stream)
+
+    async def _open(self, entry: Entry, session: Session, request: Request, stream: ReplyStream) -> None:
+        """Let one request in and open its call.
+
+        Raises: Draining, NotInitialized, InvalidRequest, MethodUnknown, InvalidParams.
+        """
+        if self._sessions.draining:
+            raise Draining
+        admission = session.core.admit(request)
+        chat = entry.request.headers.get(CHAT_ID)
+        call = self._router.call(session.caller_of(entry.principal), admission, entry.request_id, chat)
+        session.begin(admission, call, stream)
+        await opened(self._router, call)
+
+    async def _stream(
+        self, entry: Entry, session: Session, stream: ReplyStream, ready: list[bytes], first: Event | None
+    ) -> web.StreamResponse:
+        async with event_stream(entry, "reply", self._metrics) as response:
+            if revisions.has_priming(session.core.revision):
+                await response.send("", id=session.replay.prime(stream.number), retry=RETRY)
+            for wire in ready:
+                await self._send(session, stream.number, response, wire)
+            await self._pump(session, stream, response, first)
+        return response
+
+    async def _pump(
+        self, session: Session, stream: ReplyStream, response: EventSourceResponse, first: Event | None
+    ) -> None:
+        """Send the events of the stream's calls, in order, until each has ended."""
+        while stream.pending:
+            admission, call = stream.pending[0]
+            try:
+                event = first if first is not None else await next_event(call)
+            except CallCancelled:
+                session.finish(admission, stream)
+                continue
+            first = None
+            wire = session.core.encode(admission, event)
+            if isinstance(event, Result | Failure):
+                # Before it is sent: if the client is lost just now, the replay has it.
+                session.finish(admission, stream)
+            if wire is not None:
+                await self._send(session, stream.number, response, envelope.one_line(wire))
+
+    @staticmethod
+    async def _send(session: Session, stream: int, response: EventSourceResponse, wire: bytes) -> None:
+        # Remembered before it is sent: what is lost on the way can be had again.
+        event_id = session.replay.add(stream, wire, time.monotonic())
+        await response.send(wire.decode(), id=event_id)
+
+    async def _resume(self, entry: Entry, session: Session, number: int, after: int) -> web.StreamResponse:
+        stream = session.streams.get(number)
+        if stream is not None:
+            await stream.attach()
+        try:
+            async with event_stream(entry, "reply", self._metrics) as response:
+                for event_id, wire in session.replay.after(number, after):
+                    await response.send(wire.decode(), id=event_id)
+                if stream is not None:
+                    await self._pump(session, stream, response, None)
+            return response
+        finally:
+            if stream is not None:
+                session.leave(stream)
+
+    async def _listen(self, entry: Entry, session: Session, missed: list[tuple[str, bytes]]) -> web.StreamResponse:
+        listener = session.inbox.listen(entry.expires)
+        try:
+            async with event_stream(entry, "get", self._metrics) as response:
+                if revisions.has_priming(session.core.revision):
+                    await response.send("", id=session.replay.prime(replay.GET_STREAM), retry=RETRY)
+                for event_id, wire in missed:
+                    await response.send(wire.decode(), id=event_id)
+                while (wire := await listener.next()) is not None:
+                    await self._send(session, replay.GET_STREAM, response, wire)
+            return response
+        finally:
+            session.inbox.leave(listener)
+
+
+def take_silent(session: Session, message: Notification | Reply) -> None:
+    """Take a message that has no answer."""
+    if isinstance(message, Reply) or message.method == INITIALIZED:
+        return
+    cancelled = session.core.cancels(message)
+    if cancelled is not None and cancelled in session.calls:
+        session.calls[cancelled].cancel(_reason(message))
+
+
+def refusal(entry: Entry, error: MuxError, request_id: int | str | None) -> web.Response:
+    """The error of one request that never became a call."""
+    return entry.answer(refused_wire(error, request_id, entry.request_id), status=faults.fault(error).status)
+
+
+def refused_wire(error: MuxError, request_id: int | str | None, correlation: str) -> bytes:
+    """The error answer to a message that never became a call."""
+    failed = faults.failure(error, correlation)
+    return envelope.error(request_id, failed.code, failed.message, failed.data)
+
+
+def _reason(message: Notification) -> str:
+    return (envelope.text((message.params or {}).get("reason")) or "the client cancelled the call")[:256]
