@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 
 from mcpmux.config.check import Walk, meant
 from mcpmux.config.document import MAX_FILE, TOP, Entry, Leaf, Node, Problems, Table, join, read_document
-from mcpmux.config.expand import Expander
+from mcpmux.config.expand import Expander, ReferenceMalformed
 from mcpmux.config.forms import FORMS, RESERVED_HEADERS
 from mcpmux.config.schema import (
     DATA_DIR,
@@ -40,6 +41,10 @@ from mcpmux.seal import Secret
 T = TypeVar("T", bound=Section)
 
 DEFAULT_PATH: Final = Path("config/servers.yaml")
+DEFAULT_DATA_DIR: Final = "./data"
+_DATA_DIR_LINE: Final = re.compile(
+    r"""^[ \t]+data_dir:[ \t]*(?:"([^"\n]+)"|'([^'\n]+)'|([^#\n]+?))[ \t]*(?:#.*)?\r?$""", re.MULTILINE
+)
 NO_OVERRIDES: Final = Overrides()
 SECTIONS: Final = ("gateway", "servers")
 
@@ -65,6 +70,20 @@ def environment() -> Mapping[str, str]:
 def config_path(chosen: str | None, environ: Mapping[str, str]) -> Path:
     """The config file: what `--config` says, else `MCPMUX_CONFIG`, else `config/servers.yaml`."""
     return Path(chosen or environ.get("MCPMUX_CONFIG") or DEFAULT_PATH)
+
+
+def data_dir_in(path: Path, environ: Mapping[str, str]) -> Path:
+    """The data directory that a file names, also one that cannot be used as a whole, or not even be parsed.
+
+    For commands that ask a running mcpmux: it goes on with what it read before the file was broken.
+    """
+    try:
+        found = _DATA_DIR_LINE.search(path.read_bytes()[:MAX_FILE].decode(errors="replace"))
+        written = next(filter(None, found.groups())) if found else DATA_DIR
+        expanded = Expander(environ).expand(written)
+    except (OSError, ReferenceMalformed):
+        return Path(DEFAULT_DATA_DIR).absolute()
+    return Path(DEFAULT_DATA_DIR if expanded.missing or expanded.trouble else expanded.text).absolute()
 
 
 def load(path: Path, environ: Mapping[str, str], *, overrides: Overrides = NO_OVERRIDES) -> Snapshot:

@@ -2,7 +2,7 @@
 
 Owns the frozen values that every other room gets as its section of a `Snapshot`. Knows no YAML, no environment and no
 positions (`load.py` has those). One source for three readers: the checks of `check.py`, the JSON Schema for editors
-(`json_schema.py`) and the person who reads this file, so each field carries its description and its bounds.
+(`describe.py`) and the person who reads this file, so each field carries its description and its bounds.
 
 Rules of the file: sizes are int bytes, durations float seconds, paths absolute, secrets `Secret`. A field that is
 derived and may not be written in the file stands in a subclass (`Server`), never in the `…Section` itself.

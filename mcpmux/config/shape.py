@@ -1,6 +1,6 @@
 """What the hints of `schema.py` say, as plain values.
 
-Owns the reading of type hints, so that the checks (`check.py`) and the JSON Schema (`json_schema.py`) see the same
+Owns the reading of type hints, so that the checks (`check.py`) and the JSON Schema (`describe.py`) see the same
 fields, bounds and words. A hint that it does not know is a programming error and raises at once.
 """
 
