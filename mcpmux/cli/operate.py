@@ -1,0 +1,173 @@
+"""`check`, `migrate`, `token`, `status`: what people ask about a config, a database and a running mcpmux."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+from mcpmux.cli.command import GOOD, NEGATIVE, say, say_json, seconds, table
+from mcpmux.config.expand import Expander
+from mcpmux.config.load import environment
+from mcpmux.config.schema import DATA_DIR, Server, Snapshot
+from mcpmux.errors import ConfigInvalid, NotRunning, UsageWrong
+from mcpmux.faces.control import Json, ask
+from mcpmux.identity.development import development_issuer
+from mcpmux.store import migrate as apply_migrations
+from mcpmux.store import opened
+
+_LOCK_WAIT: Final = 10.0  # seconds to wait for a command or a start that holds the data directory
+_DATA_DIR_LINE: Final = re.compile(
+    r"""^[ \t]+data_dir:[ \t]*(?:"([^"\n]+)"|'([^'\n]+)'|([^#\n]+?))[ \t]*(?:#.*)?$""", re.M
+)
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The four commands."""
+    command = subparsers.add_parser("check", help="check the config file, list its servers")
+    command.add_argument("--json", action="store_true", help="answer for machines")
+    command.set_defaults(run_anyway=check)
+
+    command = subparsers.add_parser("migrate", help="bring the database to this version")
+    command.set_defaults(run=migrate)
+
+    command = subparsers.add_parser("token", help="print a token of the development issuer")
+    command.add_argument("--email", metavar="E", required=True, help="e-mail address of the person")
+    command.add_argument("--group", metavar="G", action="append", default=[], help="a group of the person; repeatable")
+    command.add_argument("--ttl", metavar="T", type=seconds, default=3600.0, help="how long it is good (default: 1h)")
+    command.set_defaults(run=token)
+
+    command = subparsers.add_parser("status", help="what the running mcpmux says of itself and its servers")
+    command.add_argument("--json", action="store_true", help="answer for machines")
+    command.set_defaults(run_anyway=status)
+
+
+async def check(arguments: argparse.Namespace, outcome: Snapshot | ConfigInvalid) -> int:
+    """Whether the config file can be used, and what each server lacks; nothing is started.
+
+    An unconfigured server is no error: exit 0.
+    """
+    invalid = isinstance(outcome, ConfigInvalid)
+    problems = outcome.problems if isinstance(outcome, ConfigInvalid) else ()
+    servers = [] if isinstance(outcome, ConfigInvalid) else list(outcome.servers.values())
+    if arguments.json:
+        config = {"ok": not invalid, "path": str(arguments.config), "errors": problems}
+        say_json({"config": config, "servers": [_checked(server) for server in servers]})
+    elif invalid:
+        say(*problems, f"{arguments.config}: {len(problems)} problem{'s' * (len(problems) != 1)}")
+    else:
+        rows = [_checked(server) for server in servers]
+        if rows:
+            say(*table((str(row["id"]), str(row["state"]), str(row["reason"] or "")) for row in rows))
+        say(f"{arguments.config}: good, {_counted([str(row['state']) for row in rows])}")
+    return NEGATIVE if invalid else GOOD
+
+
+def _checked(server: Server) -> dict[str, object]:
+    """One server as `check` tells it; `configured` where `status` would have a live state."""
+    state = "disabled" if not server.enabled else "unconfigured" if server.unconfigured else "configured"
+    return {
+        "id": server.id,
+        "title": server.title,
+        "state": state,
+        "reason": server.why_unconfigured,
+        "missing": server.missing,
+        "transport": server.transport,
+        "tags": server.tags,
+    }
+
+
+def _counted(states: Sequence[str]) -> str:
+    """`3 servers: 1 disabled, 2 ready`."""
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    return f"{len(states)} server{'s' * (len(states) != 1)}" + (f": {counts}" if counts else "")
+
+
+async def migrate(arguments: argparse.Namespace, snapshot: Snapshot) -> int:
+    """Apply what the database lacks and name it.
+
+    Raises: StoreUnavailable, MigrationFailed, DataDirBusy.
+    """
+    gateway = snapshot.gateway
+    async with opened(gateway.database.url, gateway.data_dir, None, wait=_LOCK_WAIT) as db:
+        names = await apply_migrations(db)
+    say(*(f"applied {name}" for name in names), "the database is up to date")
+    return GOOD
+
+
+async def token(arguments: argparse.Namespace, snapshot: Snapshot) -> int:
+    """Print a token that `serve` on the same data directory accepts, alone on stdout.
+
+    Raises: UsageWrong where issuers are configured, SigningRefused.
+    """
+    gateway = snapshot.gateway
+    if gateway.identity.issuers:
+        raise UsageWrong(
+            f"token is for the development issuer only: {snapshot.path} configures gateway.identity.issuers, "
+            "so get a token from one of them"
+        )
+    say(development_issuer(gateway.data_dir).sign(arguments.email, arguments.group, arguments.ttl))
+    return GOOD
+
+
+async def status(arguments: argparse.Namespace, outcome: Snapshot | ConfigInvalid) -> int:
+    """What the mcpmux that runs on this data directory says; a config file broken meanwhile does not matter.
+
+    Raises: NotRunning.
+    """
+    if isinstance(outcome, ConfigInvalid):
+        data_dir = arguments.data_dir or _data_dir_in(arguments.config, environment())
+    else:
+        data_dir = outcome.gateway.data_dir
+    told = await ask(data_dir.absolute(), "status")
+    if not isinstance(told, dict):
+        raise NotRunning("The running mcpmux sent an answer that this one does not understand")
+    if arguments.json:
+        say_json(told)
+    else:
+        say(*_status_lines(told))
+    return GOOD
+
+
+def _data_dir_in(path: Path, environ: Mapping[str, str]) -> Path:
+    """The data directory of a config file that cannot be used as a whole, perhaps not even parsed."""
+    try:
+        found = _DATA_DIR_LINE.search(path.read_text(errors="replace"))
+    except OSError:
+        found = None
+    written = next(filter(None, found.groups())) if found else DATA_DIR
+    return Path(Expander(environ).expand(written).text)
+
+
+def _status_lines(told: Mapping[str, Json]) -> list[str]:
+    servers = cast(list[dict[str, Json]], told["servers"])
+    config = cast(dict[str, Json], told["config"])
+    lines = [f"mcpmux {told['version']} at {told['url']}, {told['phase']}, up {_span(cast(float, told['uptime']))}"]
+    lines += (
+        table((str(s["id"]), str(s["state"]), _tools(s), str(s["reason"] or "")) for s in servers) if servers else []
+    )
+    lines.append(_counted([str(server["state"]) for server in servers]))
+    if not config["ok"]:
+        lines.append("config: the file has errors, so what was read before goes on:")
+        lines += [f"  {problem}" for problem in cast(list[str], config["errors"])]
+    if config["restart_needed"]:
+        lines.append("config: restart needed, `gateway:` has changed")
+    if not told["store"]:
+        lines.append("database: lost, trying to reach it again")
+    return lines
+
+
+def _tools(server: Mapping[str, Json]) -> str:
+    return f"{server['tools']} tools" if isinstance(server.get("tools"), int) else ""
+
+
+def _span(length: float) -> str:
+    """Seconds as a person says them: `12s`, `3m`, `5h 2m`, `4d 1h`."""
+    minutes, hours, days = int(length // 60), int(length // 3600), int(length // 86400)
+    if days:
+        return f"{days}d {hours % 24}h"
+    if hours:
+        return f"{hours}h {minutes % 60}m"
+    return f"{minutes}m" if minutes else f"{int(length)}s"
