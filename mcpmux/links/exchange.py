@@ -1,0 +1,126 @@
+"""Exchange: one call's half on a link. Events come out of `next()`, a cancel or a failure of ours goes in.
+
+Rules of the file: on the way of a call that is answered at once there is one future and nothing else, no task, timer
+or lock. At most 256 progress and log events wait for a slow reader, then the oldest gives way; the end never does.
+Once ended, an exchange is out of its link's table, and everything put into it is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from mcpmux.errors import CallCancelled, MuxError
+from mcpmux.protocol.events import End, Event, Failure, Quiet, Result
+
+if TYPE_CHECKING:
+    from mcpmux.links.link import Link
+
+MAX_WAITING: Final = 256  # events
+_QUIET: Final = Quiet()
+
+
+class Exchange:
+    """One call on a link; made by `Link.open()`. One reader at a time."""
+
+    __slots__ = ("_end", "_error", "_link", "_waiter", "_waiting", "dropped", "id", "opened", "seated")
+
+    def __init__(self, link: Link, now: float) -> None:
+        self.id = 0
+        self.opened = now
+        self.dropped = 0
+        self.seated = True  # it holds a seat of the server's bulkhead
+        self._link = link
+        self._end: End | None = None
+        self._error: MuxError | None = None
+        self._waiting: deque[Event] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server has answered, or nobody waits for it any more."""
+        return self._end is not None or self._error is not None
+
+    async def next(self) -> Event:
+        """The next event; after a `Result` or `Failure` there is none.
+
+        Raises: LinkLost, ServerEnded, UpstreamBroken, CallCancelled, or what `fail()` was given.
+        """
+        if not self._has_news():
+            self._waiter = self._link.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._error is not None:
+            raise self._error
+        if self._waiting:
+            return self._waiting.popleft()
+        assert self._end is not None  # a waiter is woken for news only
+        return self._end
+
+    def nudge(self) -> None:
+        """Give `Quiet` to a reader who waits and whom nobody has woken."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and not self._has_news():
+            self._keep(_QUIET)
+            waiter.set_result(None)
+
+    def cancel(self, reason: str) -> None:
+        """Give the call up: the server is told, whoever reads gets `CallCancelled`. Does nothing after the end."""
+        self._give_up(CallCancelled(), reason)
+
+    def fail(self, error: MuxError) -> None:
+        """End the call from our side: the server is told, whoever reads gets `error`. Does nothing after the end."""
+        self._give_up(error, str(error))
+
+    # For the link ----------------------------------------------------------------------------------------------
+
+    def put(self, event: Event) -> None:
+        """The server said `event`."""
+        if self.ended:
+            return
+        if isinstance(event, Result | Failure):
+            self._end = event
+            self._link.closed(self)
+        else:
+            self._keep(event)
+        self._wake()
+
+    def refuse(self, failure: Failure) -> None:
+        """The server is not asked at all."""
+        self.seated = False
+        self._end = failure
+
+    def put_error(self, error: MuxError) -> None:
+        """The server's answer cannot come any more, or cannot be used."""
+        if self.ended:
+            return
+        self._error = error
+        self._link.closed(self)
+        self._wake()
+
+    def _give_up(self, error: MuxError, reason: str) -> None:
+        if self.ended:
+            return
+        self._error = error
+        self._link.abandon(self, reason)
+        self._wake()
+
+    def _keep(self, event: Event) -> None:
+        if self._waiting is None:
+            self._waiting = deque()
+        elif len(self._waiting) >= MAX_WAITING:
+            self._waiting.popleft()
+            self.dropped += 1
+            self._link.overflowed(self)
+        self._waiting.append(event)
+
+    def _has_news(self) -> bool:
+        return self._end is not None or self._error is not None or bool(self._waiting)
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -1,0 +1,256 @@
+"""Link: one live MCP connection to a server, one transport around one `LinkCore`.
+
+Calls go in by `open()`, which never waits. What the transport reads comes in by `receive()`, in the event loop's own
+callback: from the bytes to the reader's wake-up there is no task in between. The supervisor owns the link, greets it,
+watches `stirred` and ends it; a link never restarts itself.
+
+A link has ended when `lost` says why: every call in flight has failed at that moment, and nothing can be opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from mcpmux.credentials.scope import LinkKey
+from mcpmux.errors import LinkFailed, LinkLost, MuxError, ServerBusy, ServerUnavailable, UpstreamBroken, UpstreamError
+from mcpmux.links.bulkhead import Bulkhead
+from mcpmux.links.exchange import Exchange
+from mcpmux.links.throttle import Throttle
+from mcpmux.observe.log import logger
+from mcpmux.observe.metrics import ServerMetrics
+from mcpmux.protocol.events import Changed, Failure, Opening, Updated
+from mcpmux.protocol.upstream import Greeting, LinkCore
+from mcpmux.protocol.upstream.attribution import OURSELVES
+from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Received, Send, Stray, Unwelcome
+
+METHOD_NOT_FOUND: Final = -32601
+NO_ANSWER_AFTER: Final = 5.0  # seconds; a call given up before that says nothing about the server
+
+_PING: Final = Opening("ping", None, OURSELVES)
+# The one stray that is nobody's fault: the answer to a call that was cancelled meanwhile.
+_USUAL: Final = "late"
+
+log = logger("links")
+
+
+class Transport(Protocol):
+    """What carries the messages of one link. Everything it reads goes to `Link.receive()`, its end to `Link.end()`."""
+
+    @property
+    def pid(self) -> int | None:
+        """The child process, if there is one."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be sent that no new call may be added."""
+
+    def send(self, wire: bytes, request: int | None) -> None:
+        """Send soon, in order, without waiting. `request`: the id, when an answer is expected."""
+
+    async def confirm(self, wire: bytes, revision: str) -> None:
+        """Send `notifications/initialized`; on return other messages may follow. Raises: LinkFailed."""
+
+    def forget(self, request: int) -> None:
+        """Nobody waits for the answer to `request` any more."""
+
+    def describe(self, problem: str) -> str:
+        """After the end: `problem` with what is known besides, safe for the log and `status`."""
+
+
+class Link:
+    """One connection; see the module."""
+
+    __slots__ = (
+        "_changed", "_core", "_greeted", "_seats", "_throttle", "_transport", "draining", "greeting", "heard", "key",
+        "loop", "lost", "metrics", "refused", "stirred", "unanswered",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        key: LinkKey,
+        core: LinkCore[Exchange],
+        seats: Bulkhead,
+        metrics: ServerMetrics,
+        changed: Callable[[Changed | Updated], None],
+    ) -> None:
+        self.key = key
+        self.loop = asyncio.get_running_loop()
+        self.metrics = metrics
+        self.greeting: Greeting | None = None
+        self.lost: str | None = None
+        self.refused = False  # it ended because the server does not want us
+        self.heard = self.loop.time()  # when it last said anything
+        self.unanswered = 0  # calls given up since then
+        self.draining = False  # no new calls; its owner waits for the last one
+        self.stirred = asyncio.Event()  # lost, unanswered, or drained: its owner should look
+        self._core = core
+        self._seats = seats
+        self._changed = changed
+        self._transport: Transport | None = None
+        self._greeted: asyncio.Future[Greeted] | None = None
+        self._throttle = Throttle(self.loop, self._say_held_back)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls wait for their answer."""
+        return self._core.in_flight
+
+    @property
+    def pid(self) -> int | None:
+        """The child process, if there is one."""
+        return self._transport.pid if self._transport is not None else None
+
+    def open(self, opening: Opening) -> Exchange:
+        """Begin a call. What the server did not announce is answered here, by a `Failure`.
+
+        Raises: ServerUnavailable (the link has ended), ServerBusy (no seat, or too much waits to be sent).
+        """
+        transport = self._transport
+        if transport is None or self.lost is not None:
+            raise ServerUnavailable(self.key.server)
+        exchange = Exchange(self, self.loop.time())
+        if not self._core.serves(opening.method):
+            exchange.refuse(Failure(METHOD_NOT_FOUND, f"Method not found: {opening.method}"))
+            return exchange
+        if transport.congested:
+            raise ServerBusy(self.key.server)
+        self._seats.take()
+        exchange.id, wire = self._core.open(opening, exchange)
+        transport.send(wire, exchange.id)
+        return exchange
+
+    # For its owner ---------------------------------------------------------------------------------------------
+
+    async def greet(self, transport: Transport) -> None:
+        """Make the connection ready for calls; also again, after the server has lost our session.
+
+        Raises: LinkFailed.
+        """
+        self._transport = transport
+        self._greeted = self.loop.create_future()
+        try:
+            request, wire = self._core.greet()
+            transport.send(wire, request)
+            welcome = await self._greeted
+        finally:
+            self._greeted = None
+        await transport.confirm(welcome.wire, welcome.greeting.protocol_version)
+        self.greeting = welcome.greeting
+
+    async def ping(self) -> None:
+        """Return when the server has shown that it is alive. Raises: UpstreamError."""
+        transport = self._transport
+        if transport is None or self.lost is not None:
+            raise ServerUnavailable(self.key.server)
+        exchange = Exchange(self, self.loop.time())
+        exchange.seated = False
+        exchange.id, wire = self._core.open(_PING, exchange)
+        transport.send(wire, exchange.id)
+        try:
+            await exchange.next()
+        finally:
+            exchange.cancel("no longer waiting")
+
+    def end(self, problem: str, error: UpstreamError | None = None, *, refused: bool = False) -> None:
+        """The connection is gone, or is not wanted any more: calls in flight fail with `error` (`LinkLost`)."""
+        if self.lost is not None:
+            return
+        self.lost = problem
+        self.refused = refused
+        if self._greeted is not None and not self._greeted.done():
+            self._greeted.set_exception(LinkFailed(problem, refused=refused))
+        for exchange in self._core.lose():
+            exchange.put_error(error or LinkLost(self.key.server))
+        self._throttle.close()
+        self.stirred.set()
+
+    # For its transport -----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, stream: int | None = None) -> None:
+        """One message came, on the response to request `stream` where there are such streams."""
+        now = self.heard = self.loop.time()
+        self.unanswered = 0
+        for found in self._core.receive(data, stream, now):
+            if type(found) is Deliver:
+                found.owner.put(found.event)
+            else:
+                self._act(found)
+
+    def receive_oversized(self, head: bytes, tail: bytes, size: int, stream: int | None = None) -> None:
+        """A message over the limit came by; only its ends were kept."""
+        log.warning("message_oversized", server=self.key.server, bytes=size)
+        for found in self._core.oversized(head, tail, stream, self.loop.time()):
+            self._act(found)
+
+    def fail(self, request: int, error: MuxError) -> None:
+        """The answer to `request` cannot come."""
+        exchange = self._core.drop(request, self.loop.time())
+        if exchange is not None:
+            exchange.put_error(error)
+
+    def waits_for(self, request: int) -> bool:
+        """Whether anybody still waits for the answer to `request`."""
+        return self._core.waits_for(request)
+
+    # For its exchanges -----------------------------------------------------------------------------------------
+
+    def closed(self, exchange: Exchange) -> None:
+        """The exchange has its end, and is out of the core's table."""
+        if exchange.seated:
+            self._seats.give_back()
+        if self.draining and not self._core.in_flight:
+            self.stirred.set()
+
+    def abandon(self, exchange: Exchange, reason: str) -> None:
+        """The exchange was given up by our side: tell the server."""
+        now = self.loop.time()
+        wire = self._core.cancel(exchange.id, reason, now)
+        self.closed(exchange)
+        if self._transport is None or self.lost is not None:
+            return
+        self._transport.forget(exchange.id)
+        if wire is not None:
+            self._transport.send(wire, None)
+        if self.heard < exchange.opened <= now - NO_ANSWER_AFTER:
+            self.unanswered += 1
+            self.stirred.set()
+
+    def overflowed(self, exchange: Exchange) -> None:
+        """The exchange's reader is slow, and an event was dropped."""
+        self.metrics.message_stray("overflow")
+        if exchange.dropped == 1:
+            log.warning("events_dropped", server=self.key.server, request=exchange.id)
+
+    def _act(self, found: Received[Exchange]) -> None:
+        match found:
+            case Deliver(owner, event):
+                owner.put(event)
+            case Broken(owner, problem):
+                owner.put_error(UpstreamBroken(self.key.server, problem))
+            case Send(wire, request):
+                self._reply(wire, request)
+            case Stray():
+                self._strayed(found)
+            case Greeted():
+                if self._greeted is not None and not self._greeted.done():
+                    self._greeted.set_result(found)
+            case Unwelcome(problem):
+                self.end(problem)
+            case Changed() | Updated():
+                self._changed(found)
+
+    def _reply(self, wire: bytes, request: int | None) -> None:
+        if self._transport is not None and self.lost is None:
+            self._transport.send(wire, request)
+
+    def _strayed(self, stray: Stray) -> None:
+        self.metrics.message_stray(stray.reason)
+        if stray.reason == _USUAL:
+            log.debug("message_strayed", server=self.key.server, reason=stray.reason, text=stray.text)
+        elif self._throttle.passes():
+            log.info("message_strayed", server=self.key.server, reason=stray.reason, text=stray.text)
+
+    def _say_held_back(self, count: int) -> None:
+        log.warning("messages_unlogged", server=self.key.server, count=count)

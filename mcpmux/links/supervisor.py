@@ -1,0 +1,289 @@
+"""Supervisor: one server's one life after another: start, watch, end, pause, start again.
+
+One task, `run()`, owns the link and whatever carries it; leaving the transport's context ends the process or session.
+What decides is pure (`states.py`, `backoff.py`); this file carries it out. Each attempt is fenced: whatever goes wrong
+with one server is logged and counted, and is at most another failed attempt of that server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Final
+
+from mcpmux.config.schema import Server
+from mcpmux.credentials.scope import LinkKey
+from mcpmux.errors import LinkFailed, ServerEnded
+from mcpmux.links import health, process, states, stdio
+from mcpmux.links.backoff import Backoff, Retry
+from mcpmux.links.bulkhead import Bulkhead
+from mcpmux.links.exchange import Exchange
+from mcpmux.links.link import Link, Transport
+from mcpmux.links.starts import Starts
+from mcpmux.links.states import Happened, State
+from mcpmux.links.surroundings import Surroundings
+from mcpmux.observe.log import logger
+from mcpmux.protocol.events import Changed, Updated
+from mcpmux.protocol.upstream import LinkCore
+
+START_LIMIT: Final = 60.0  # seconds
+INSTALL_LIMIT: Final = 180.0  # the same for npx and uvx, which may have to fetch the server first
+
+log = logger("links")
+
+
+class Supervisor:
+    """The owner of one server's link, for one version of its config."""
+
+    __slots__ = (
+        "_backoff", "_drain_until", "_ground", "_link", "_moved", "_next_try", "_noticed", "_retiring", "_starts",
+        "_task", "_turn", "attempts", "bulkhead", "key", "reason", "server", "since", "state", "stumbled", "wanted",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        server: Server,
+        ground: Surroundings,
+        starts: Starts,
+        moved: Callable[[Supervisor], None],
+        noticed: Callable[[Supervisor, Changed | Updated | None], None],
+    ) -> None:
+        self.server = server
+        self.key = LinkKey(server.id)
+        self.state = states.initial(enabled=server.enabled, unconfigured=server.unconfigured)
+        self.reason = server.why_unconfigured if self.state is State.UNCONFIGURED else None
+        self.since = time.time()
+        self.attempts = 0  # links begun
+        self.stumbled = False  # an attempt has ended
+        self.wanted = False  # a call waits for it
+        self.bulkhead = Bulkhead(server.id, server.concurrency)
+        self._ground = ground
+        self._starts = starts
+        self._moved = moved
+        self._noticed = noticed
+        self._link: Link | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._backoff = Backoff()
+        self._retiring = False
+        self._drain_until = 0.0
+        self._next_try = 0.0
+        self._turn = asyncio.Event()
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is anything to supervise."""
+        return self.state not in (State.DISABLED, State.UNCONFIGURED)
+
+    @property
+    def link(self) -> Link | None:
+        """The link if it lives, whether or not calls may be opened on it."""
+        link = self._link
+        return link if link is not None and link.lost is None else None
+
+    @property
+    def ready(self) -> Link | None:
+        """The link if calls may be opened on it."""
+        return self.link if self.state is State.READY else None
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether waiting a moment may help."""
+        return self.state in (State.STARTING, State.READY, State.DEGRADED)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until the next try, if one is planned."""
+        left = self._next_try - asyncio.get_running_loop().time()
+        return left if left > 0 else None
+
+    async def turned(self, until: float) -> None:
+        """Return at the next change of state. `until`: loop time. Raises: TimeoutError."""
+        async with asyncio.timeout_at(until):
+            await self._turn.wait()
+
+    def begin(self, tasks: asyncio.TaskGroup, ended: Callable[[], None]) -> None:
+        """Start the one task; `ended` is called when nothing of this server runs any more."""
+        self._task = tasks.create_task(self.run(), name=f"server {self.server.id}")
+        self._task.add_done_callback(lambda _: ended())
+
+    def update(self, server: Server) -> None:
+        """Take over a config that leaves the link as it is."""
+        self.server = server
+        self.bulkhead.resize(server.concurrency)
+
+    def turn(self) -> None:
+        """Let everybody look again who waits for this server."""
+        turned, self._turn = self._turn, asyncio.Event()
+        turned.set()
+
+    def retire(self, drain: float) -> None:
+        """End for good, after calls in flight have had `drain` seconds. Never waits; 0 also ends a drain."""
+        if not self.runs:
+            return
+        link = self.link
+        if not self._retiring:
+            self._retiring = True
+            self._move(Happened.RETIRED, self.reason)
+            if link is not None and link.in_flight and drain > 0:
+                self._drain_until = link.loop.time() + drain
+                link.draining = True
+                link.stirred.set()
+                return
+            # Only once: a second cancellation would interrupt the polite end of the process.
+            if self._task is not None:
+                self._task.cancel()
+        if link is not None and drain <= 0:
+            link.end("it was switched off", ServerEnded(self.server.id))
+
+    async def run(self) -> None:
+        """One link after another, until retired."""
+        while not self._retiring:
+            retry = await self._attempt()
+            if not self._retiring:
+                await self._pause(retry)
+
+    # One attempt -----------------------------------------------------------------------------------------------
+
+    async def _attempt(self) -> Retry:
+        """The whole life of one link, and what follows it."""
+        self.attempts += 1
+        metrics = self._ground.metrics.server(self.server.id)
+        if self.attempts > 1:
+            metrics.link_restarted()
+        core = LinkCore[Exchange](streamed=self.server.transport == "http", version=self._ground.version)
+        life = _Life(Link(self.key, core, self.bulkhead, metrics, lambda what: self._noticed(self, what)))
+        try:
+            await self._live(life)
+        except LinkFailed as exc:
+            life.link.end(str(exc), refused=exc.refused)
+        except Exception:
+            log.exception("supervisor_failed", server=self.server.id)
+            self._ground.metrics.fence_failed("supervisor")
+        finally:
+            life.link.end("it was ended by mcpmux")
+            self._link = None
+        return self._conclude(life)
+
+    async def _live(self, life: _Life) -> None:
+        """Start, greet, watch, drain; on return nothing of the link is left."""
+        link = life.link
+        place = await self._starts.take(lambda: self.wanted)
+        try:
+            async with _opened(link, self.server, self._ground) as transport:
+                life.transport = transport
+                await self._greet(life, transport)
+                place.release()
+                if link.lost is None:
+                    self._link, life.ready_at = link, link.loop.time()
+                    self._became_ready(link, life)
+                    await health.watch(link, self._suspected, self._cleared)
+                    await self._after_watch(link)
+        finally:
+            place.release()
+
+    async def _greet(self, life: _Life, transport: Transport) -> None:
+        """Afterwards the link is ready, or lost with a reason."""
+        limit = INSTALL_LIMIT if process.installs(self.server) else START_LIMIT
+        try:
+            async with asyncio.timeout(limit):
+                await life.link.greet(transport)
+        except TimeoutError:
+            life.slow = True
+            life.link.end(f"did not answer initialize within {limit:g} s")
+        except LinkFailed as exc:
+            life.link.end(str(exc), refused=exc.refused)
+
+    async def _after_watch(self, link: Link) -> None:
+        if link.lost is not None:
+            # At once: ending the process may take a while, and calls should wait for the next link already.
+            self._move(Happened.RETIRED if self._retiring else Happened.LOST, link.lost)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._drain_until):
+                while link.in_flight and link.lost is None:
+                    link.stirred.clear()
+                    await link.stirred.wait()
+        link.end("it was switched off", ServerEnded(self.server.id))
+
+    def _became_ready(self, link: Link, life: _Life) -> None:
+        self.wanted = False
+        self._next_try = 0.0
+        greeting = link.greeting
+        log.info(
+            "link_ready",
+            server=self.server.id,
+            pid=link.pid,
+            revision=greeting.protocol_version if greeting is not None else None,
+            duration_ms=round((link.loop.time() - life.begun) * 1000, 1),
+        )
+        self._move(Happened.GREETED, None)
+
+    def _suspected(self) -> None:
+        if self.state is State.READY:
+            log.warning("link_degraded", server=self.server.id)
+            self._move(Happened.SILENCED, "it has stopped answering")
+
+    def _cleared(self) -> None:
+        if self.state is State.DEGRADED:
+            log.info("link_recovered", server=self.server.id)
+            self._move(Happened.ANSWERED, None)
+
+    def _conclude(self, life: _Life) -> Retry:
+        """Say what became of the link, and decide when to try again."""
+        now = life.link.loop.time()
+        problem = life.link.lost or ""
+        if life.transport is not None:
+            problem = life.transport.describe(problem)
+        retry = self._backoff.after(
+            now - life.ready_at if life.ready_at is not None else 0.0,
+            refused=life.link.refused,
+            slow_start=life.slow,
+            chance=random.random(),  # noqa: S311 (jitter)
+        )
+        if self._retiring:
+            log.info("link_ended", server=self.server.id)
+            return retry
+        self.stumbled = True
+        self._next_try = now + retry.pause
+        event = "server_failed" if retry.failed else "link_lost"
+        log.warning(event, server=self.server.id, reason=problem, retry_in=round(retry.pause, 2))
+        self._move(Happened.GAVE_UP if retry.failed else Happened.LOST, problem)
+        return retry
+
+    async def _pause(self, retry: Retry) -> None:
+        await asyncio.sleep(retry.pause)
+        if self.state is State.FAILED:
+            self._move(Happened.RETRIED, self.reason)
+
+    def _move(self, happened: Happened, reason: str | None) -> None:
+        """The one place where the state changes."""
+        before, self.state = self.state, states.next(self.state, happened)
+        self.reason = reason
+        if self.state is not before:
+            self.since = time.time()
+        self.turn()
+        self._moved(self)
+
+
+@dataclass(slots=True)
+class _Life:
+    """One attempt: its link, and how far it came."""
+
+    link: Link
+    transport: Transport | None = None
+    ready_at: float | None = None
+    slow: bool = False  # the start took all the time that it was given
+    begun: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+
+def _opened(link: Link, server: Server, ground: Surroundings) -> AbstractAsyncContextManager[Transport]:
+    match server.transport:
+        case "stdio":
+            return stdio.opened(link, server, ground)
+        case _:
+            raise LinkFailed(f"transport {server.transport} is not built yet", refused=True)
