@@ -217,6 +217,7 @@ class IssuerKeys:
         if keys is None:
             raise OutboundFailed("not_keys")
         if not keys.keys:
+            log.warning("issuer_keys_useless", issuer=self.issuer, skipped=dict(keys.skipped))
             raise OutboundFailed("no_usable_key")
         return keys
 

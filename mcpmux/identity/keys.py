@@ -157,7 +157,7 @@ def _is_for_signatures(entry: Mapping[str, Json]) -> bool:
 
 def _imported(kind: KeyType, entry: Mapping[str, Json]) -> _PublicKey | Flaw:
     """The key itself, made from its own members only."""
-    material: dict[str, str] = {}
+    material: dict[str, str] = {"kty": kind}
     for name in _MATERIAL[kind]:
         value = entry.get(name)
         if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_MEMBER:
