@@ -1,8 +1,9 @@
 """A real `mcpmux serve` for tests: started on its own folder and config, read through its log, proven gone afterwards.
 
-`running(folder, servers)` gives a `Gateway` once it has logged `ready`. It belongs to no event loop (a thread reads
-the log), so a module of tests may share one. Waiting for anything is waiting for a log event, a metric or a file,
-bounded by 5 s unless said otherwise. On the way out every process that mcpmux ever had in its tree must be gone.
+`running(folder, servers)` gives a `Gateway` once it has logged `ready`. It belongs to no event loop, so a module of
+tests may share one. Its log goes to a file, read when somebody asks for it: a measurement is not disturbed, and the
+log outlives a process that was killed. Waiting for anything is waiting for a log event, a metric or a file, bounded
+by 5 s unless said otherwise. On the way out every process that mcpmux ever had in its tree must be gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -54,10 +54,11 @@ class Gateway:
         self.section: Json = {"listen": {"host": "127.0.0.1", "port": 0}, **gateway}
         self.url = ""
         self.environment: dict[str, str] = {}
-        self.events: list[Event] = []
+        self.log = folder / "log"
+        self._events: list[Event] = []
+        self._read = 0
         self.unreadable: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
-        self._readers: list[threading.Thread] = []
         self._seen: dict[int, psutil.Process] = {}
         self._tokens: dict[tuple[str, ...], str] = {}
         self.save()
@@ -112,20 +113,18 @@ class Gateway:
         """Start `serve` and wait until it is ready. Seconds that it took."""
         assert self.process is None, "one runs already"
         begun = time.monotonic()
-        self.events.clear()
         self.url = ""
-        self.process = subprocess.Popen(
-            self.command("serve", *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self._environ(),
-            start_new_session=True,
-        )
-        streams = (self.process.stdout, self.process.stderr)
-        self._readers = [threading.Thread(target=self._read, args=(stream,), daemon=True) for stream in streams]
-        for reader in self._readers:
-            reader.start()
+        self._events.clear()
+        self._read = 0
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command("serve", *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environ(),
+                start_new_session=True,
+            )
         ready = self.wait_for(lambda: self.logged("ready"), wait, "the event `ready`")
         self.url = str(ready[0]["url"]).rstrip("/").removesuffix("/mcp")
         return time.monotonic() - begun
@@ -149,8 +148,6 @@ class Gateway:
             raise NotSeen(f"mcpmux did not end within {wait} s; {self._tail()}") from None
         finally:
             self.process = None
-        for reader in self._readers:
-            reader.join(WAIT)
         try:
             self.wait_for(lambda: not self.left(), WAIT, "the end of every process")
         except NotSeen:
@@ -190,11 +187,23 @@ class Gateway:
 
     # What it says -----------------------------------------------------------------------------------------------
 
+    def events(self) -> list[Event]:
+        """Every log line so far; all of them must be JSON objects with an `event` (design, section 8)."""
+        if self.log.exists():
+            with self.log.open("rb") as log:
+                log.seek(self._read)
+                data = log.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._read += len(whole)
+            for line in whole.splitlines():
+                self._take(line)
+        return self._events
+
     def logged(self, event: str, **fields: object) -> list[Event]:
         """Every log line so far with this event and these fields."""
         return [
             line
-            for line in list(self.events)
+            for line in self.events()
             if line.get("event") == event and all(line.get(key) == value for key, value in fields.items())
         ]
 
@@ -243,8 +252,9 @@ class Gateway:
     def cpu(self) -> float:
         """Seconds of CPU that mcpmux itself has used, user and system."""
         assert self.process is not None
-        used = psutil.Process(self.process.pid).cpu_times()
-        return float(used.user + used.system)
+        # The scheduler's own count, per thread, in nanoseconds: /proc/PID/stat counts in ticks of 10 ms.
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
     # Inside -----------------------------------------------------------------------------------------------------
 
@@ -253,18 +263,18 @@ class Gateway:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MCPMUX_")}
         return {**kept, "TMPDIR": str(self.folder), **self.environment}
 
-    def _read(self, stream: object) -> None:
-        """Take the lines of one output: all of them are JSON objects with an `event` (design, section 8)."""
-        for line in stream:  # type: ignore[attr-defined]
-            try:
-                event = json.loads(line)
-                assert isinstance(event, dict) and "event" in event
-                self.events.append(event)
-            except (ValueError, AssertionError):
-                self.unreadable.append(line.decode(errors="replace"))
+    def _take(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict) and "event" in event:
+            self._events.append(event)
+        else:
+            self.unreadable.append(line.decode(errors="replace"))
 
     def _tail(self) -> str:
-        lines = [json.dumps(event) for event in self.events[-25:]] + self.unreadable[-10:]
+        lines = [json.dumps(event) for event in self.events()[-25:]] + self.unreadable[-10:]
         return "the log ends with\n" + "\n".join(lines)
 
     def _clean_up(self) -> None:
@@ -294,6 +304,7 @@ def prepared(folder: Path, servers: Mapping[str, object], **gateway: object) -> 
                 made.end()
         finally:
             made._clean_up()
+    made.events()
     assert not made.unreadable, f"lines that are no JSON event: {made.unreadable[:5]}"
 
 

@@ -1,0 +1,1 @@
+"""Measurements of a whole mcpmux process; see README.md."""
