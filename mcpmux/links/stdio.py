@@ -58,8 +58,8 @@ class StdioTransport:
     """The pipes of one child process; see the module."""
 
     __slots__ = (
-        "_all_closed", "_errors", "_flushing", "_input", "_last_words", "_lines", "_link", "_loop", "_open_pipes",
-        "_out", "_out_size", "_paused", "_readers", "_secrets", "_throttle", "child",
+        "_all_closed", "_errors", "_flushing", "_input", "_last_words", "_lines", "_link", "_loop", "_open_input",
+        "_open_pipes", "_out", "_out_size", "_paused", "_readers", "_secrets", "_throttle", "_unconnected", "child",
     )  # fmt: skip
 
     child: process.Child
@@ -79,6 +79,8 @@ class StdioTransport:
         self._input: asyncio.WriteTransport | None = None
         self._readers: list[asyncio.BaseTransport] = []
         self._open_pipes = 0
+        self._open_input = False
+        self._unconnected: list[IO[bytes]] = []
         self._all_closed = asyncio.Event()
 
     @property
@@ -93,13 +95,17 @@ class StdioTransport:
 
     async def connect(self) -> None:
         """Take over the pipes."""
-        stdin, stdout, stderr = self.child.pipes
+        stdin, stdout, stderr = self._unconnected = list(self.child.pipes)
         await self._connect(stdout, _Reader(self._read, self._output_ended))
         await self._connect(stderr, _Reader(self._read_errors, self._pipe_ended))
         self._input, _ = await self._loop.connect_write_pipe(lambda: _Writer(self), stdin)
+        self._open_input = True
+        self._unconnected.remove(stdin)
 
     async def _connect(self, pipe: IO[bytes], reader: _Reader) -> None:
         transport, _ = await self._loop.connect_read_pipe(lambda: reader, pipe)
+        # From here on the transport closes it.
+        self._unconnected.remove(pipe)
         self._readers.append(transport)
         self._open_pipes += 1
         self._all_closed.clear()
@@ -141,10 +147,10 @@ class StdioTransport:
             self.child.reap()
             for reader in self._readers:
                 reader.close()
-            for pipe in self.child.pipes:
-                pipe.close()
-            if self._input is not None:
+            if self._input is not None and self._open_input:
                 self._input.abort()
+            for pipe in self._unconnected:
+                pipe.close()
             self._throttle.close()
 
     async def _end_politely(self) -> None:
@@ -152,8 +158,6 @@ class StdioTransport:
         if self._input is not None:
             self._flush()
             self._input.close()
-        else:
-            self.child.pipes[0].close()
         if await self._closed_within(process.CLOSE_LIMIT):
             return
         self.child.send_signal(signal.SIGTERM)
@@ -182,6 +186,7 @@ class StdioTransport:
 
     def input_ended(self) -> None:
         """The child has closed its input: it may still answer what it has read."""
+        self._open_input = False
         self._loop.call_later(GRACE, self._link.end, "it closed its input")
 
     def _read(self, data: bytes) -> None:
