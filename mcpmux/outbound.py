@@ -97,8 +97,8 @@ class Proxies:
                 found[scheme] = proxy
             elif text:
                 log.warning("proxy_ignored", variable=f"{scheme}_proxy", reason="only http:// proxies can be used")
-        direct = (part.strip().lower().lstrip("*").lstrip(".") or "*" for part in said.get("no_proxy", "").split(","))
-        return cls(found, tuple(direct) if said.get("no_proxy") else ())
+        parts = (part.strip().lower() for part in said.get("no_proxy", "").split(","))
+        return cls(found, tuple("*" if part == "*" else part.lstrip("*.") for part in parts if part))
 
     def for_url(self, url: URL) -> URL | None:
         """The proxy for `url`, or None to go straight. Never one for loopback, which no proxy could mean."""
