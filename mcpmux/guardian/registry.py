@@ -4,8 +4,9 @@ A group registers *itself*, between fork and exec, so that there is no moment in
 leave it behind unknown. It writes two copies of its record: one to the guardian, one to a journal that mcpmux reads
 when it next has something to do here, and from which a new guardian is told if the first one was killed.
 
-What a child gets beside: a session and group of its own, a mark (see `watch.py`), the parent-death signal, and a
-clean signal mask.
+What a child gets beside: a session and group of its own, a mark (see `watch.py`), the parent-death signal, a clean
+signal mask, and none of our descriptors but its own standard ones: uvloop hands on copies of ours, and the end of a
+sibling's pipe in a child would keep that sibling from ever seeing its end of input.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ RESTART_SECONDS: Final = 1.0
 """Pause after a guardian was lost, so that one that cannot live is not started in a circle."""
 
 # Loaded here: between fork and exec nothing may be imported.
-_prctl: Final = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+CLOSE_RANGE: Final = 436
+"""close_range(2) by its number, the same on all machines: older C libraries have no function for it."""
+CLOSE_RANGE_CLOEXEC: Final = 4
 
 
 class Guardian:
@@ -97,9 +101,10 @@ class Guardian:
                 # An outer mcpmux or an administrator may have set a lower limit: then there is no mark.
                 with contextlib.suppress(OSError, ValueError):
                     resource.setrlimit(resource.RLIMIT_RTTIME, (mark, mark))
-            if _prctl is not None and lasting:
+            keep_descriptors()
+            if _libc is not None and lasting:
                 # After any change of user, which would clear it again.
-                _prctl(PR_SET_PDEATHSIG, int(DEATH_SIGNALS[kind]), 0, 0, 0)
+                _libc.prctl(PR_SET_PDEATHSIG, int(DEATH_SIGNALS[kind]), 0, 0, 0)
                 if os.getppid() != self._pid:
                     os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -189,6 +194,17 @@ class Guardian:
                 for line in data.decode().splitlines():
                     group = record_of(line)
                     self._groups[group.pid] = group
+
+
+def keep_descriptors() -> None:
+    """Have all descriptors but the standard ones closed by exec."""
+    first, last = ctypes.c_uint(3), ctypes.c_uint(0xFFFFFFFF)
+    if _libc is not None and _libc.syscall(CLOSE_RANGE, first, last, CLOSE_RANGE_CLOEXEC) == 0:
+        return
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 (between fork and exec)
+        with contextlib.suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
 
 
 def record(group: Group) -> str:
