@@ -32,6 +32,10 @@ from mcpmux.protocol.events import Offered
 RESUME: Final = 30.0
 SWEEP: Final = 1.0
 
+# Changes come in crowds (a start of seventy servers): sessions are told when a crowd has passed, well within the 2 s in
+# which they must know.
+SETTLE: Final = 0.2
+
 
 class ReplyStream:
     """The answers to one POST, in the order of its requests; `detached` since when nobody reads it (monotonic)."""
@@ -259,6 +263,7 @@ class Sessions:
 
     async def _catalog_changes(self) -> None:
         async for _ in self._catalog.changes():
+            await asyncio.sleep(SETTLE)
             await self._announce()
 
     async def _grant_changes(self) -> None:
