@@ -56,7 +56,7 @@ from mcpmux.store import Database, opened
 LOCK_WAIT: Final = 10.0  # seconds that a former mcpmux may take to leave the data directory
 ANSWERS_END: Final = 5.0  # seconds for answers on their way when the face closes
 LINKS_END: Final = 10.0  # seconds for servers to end: stdin closed, SIGTERM, SIGKILL
-STORE_LOOK: Final = 5.0  # seconds between two questions whether PostgreSQL answers, and for its answer
+STORE_ANSWERS: Final = 2.0  # seconds for PostgreSQL to show that it is there, when `status` asks
 FILES: Final = 65_536  # descriptors that we ask for
 _LOOK: Final = 0.05  # seconds between two looks at the calls in flight while draining
 
@@ -115,7 +115,6 @@ class Gateway:
         self._restart_digest = snapshot.restart_digest
         self._problems: tuple[str, ...] = ()
         self._restart_needed = False
-        self._store_up = True
         self._begun = time.monotonic()
         self.snapshot = snapshot
         self.url = ""
@@ -149,7 +148,7 @@ class Gateway:
                 "errors": list(self._problems),
                 "restart_needed": self._restart_needed,
             },
-            "store": self._store_up,
+            "store": await _answers(rooms.db),
             "sessions": len(rooms.sessions),
             "calls": rooms.router.in_flight,
             "servers": list(self.servers()),
@@ -162,7 +161,6 @@ class Gateway:
         rooms = self._rooms
         loops: Mapping[str, Callable[[], Awaitable[None]]] = {
             "guardian": guardian.run,
-            "store": self._watch_store,
             "verifier": rooms.verifier.run,
             "grants": rooms.grants.run,
             "pool": rooms.pool.run,
@@ -234,17 +232,6 @@ class Gateway:
         self._rooms.pool.apply(snapshot.servers)
         await self._rooms.offers.apply(snapshot.servers)
         self._rooms.catalog.apply(snapshot.servers)
-
-    async def _watch_store(self) -> None:
-        """Say whether PostgreSQL answers, to the metrics and once to the log."""
-        while True:
-            answers = await _answers(self._rooms.db)
-            if answers != self._store_up:
-                write = log.info if answers else log.error
-                write("store_found" if answers else "store_lost")
-            self._store_up = answers
-            self._rooms.metrics.store_up(answers)
-            await asyncio.sleep(STORE_LOOK)
 
     # The end -------------------------------------------------------------------------------------------------------
 
@@ -379,7 +366,7 @@ ANSWERS = "SELECT 1"
 
 async def _answers(db: Database) -> bool:
     try:
-        async with asyncio.timeout(STORE_LOOK):
+        async with asyncio.timeout(STORE_ANSWERS):
             return await db.fetchval(ANSWERS) == 1
     except (StoreUnavailable, TimeoutError):
         return False

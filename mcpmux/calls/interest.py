@@ -17,7 +17,8 @@ from msgspec import Raw
 
 from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import MuxError
-from mcpmux.links.pool import LinkReady, Pool, ResourceUpdated
+from mcpmux.links.changes import LinkReady, ResourceUpdated
+from mcpmux.links.pool import Pool
 from mcpmux.observe.log import logger
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.events import Opening
@@ -121,8 +122,7 @@ class Interest:
 
     async def _tell(self, server: str, method: str, params: dict[str, Raw]) -> None:
         link = self._pool.ready(LinkKey(server, ""))
-        needed = "logging" if method == "logging/setLevel" else "resources"
-        if link is None or needed not in link.greeting.capabilities:
+        if link is None:
             return
         try:
             exchange = link.open(Opening(method, params, OURSELVES))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from msgspec import Raw
 
-from mcpmux.access.decision import GrantSet, Target, decide
+from mcpmux.access.decision import GrantSet, Kind, Target, decide
 from mcpmux.catalog.offers import Item, Offers
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Server
@@ -34,7 +35,7 @@ CURSOR_LIFE: Final = 3600.0
 # How long a list waits for servers that have never been seen; below the 10 s after which Open WebUI gives up.
 STARTING_WAIT: Final = 5.0
 
-KINDS: Final[dict[Offered, str]] = {
+KINDS: Final[Mapping[Offered, Kind]] = {
     Offered.TOOLS: "tool",
     Offered.RESOURCES: "resource",
     Offered.TEMPLATES: "resource",
@@ -106,6 +107,7 @@ class Lists:
             server.id
             for server in servers.values()
             if self._offers.of(server.id) is None
+            and not self._offers.failed(server.id)
             and decide(grants, Target(server.id, server.enabled, "server", server.id, False, server.tools)).allowed
         )
         pages, starts = _paged([(item.public, item.shown if view.aggregate else item.raw) for item in shown])
@@ -136,7 +138,7 @@ class Lists:
 
 def target(server: Server, what: Offered, item: Item) -> Target:
     """What `decide()` is asked about one entry of a list."""
-    return Target(server.id, server.enabled, KINDS[what], item.native, item.read_only, server.tools)  # type: ignore[arg-type]
+    return Target(server.id, server.enabled, KINDS[what], item.native, item.read_only, server.tools)
 
 
 def _purpose(what: Offered) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final, assert_never
 
 from msgspec import Raw
 
-from mcpmux.access.decision import Decision, GrantSet, Target, decide
+from mcpmux.access.decision import Decision, GrantSet, Kind, Target, decide
 from mcpmux.access.grants import Grants
 from mcpmux.calls.call import Call, Caller
 from mcpmux.calls.interest import MAX_WANTED, Interest
@@ -53,6 +54,12 @@ QUIET: Final = 1.0
 
 # How long a call waits for a link that is being restarted; a server's first start may take its whole timeout.
 RESTART_WAIT: Final = 15.0
+
+_KINDS: Final[Mapping[Subject, Kind]] = {
+    Subject.TOOL: "tool",
+    Subject.PROMPT: "prompt",
+    Subject.RESOURCE: "resource",
+}
 
 
 class Router:
@@ -218,8 +225,6 @@ class Router:
             link = await self._pool.link(key, min(server.timeout, RESTART_WAIT))
             if call.ended:
                 return
-        if method.capability is not None and method.capability not in link.greeting.capabilities:
-            raise MethodUnknown(method.name)
         params = rewrite.params(method, call.admission.params, found.native)
         opening = Opening(method.name, params, call.caller.principal.key, call.admission.token is not None)
         call.opened(link.open(opening), server.timeout)
@@ -244,10 +249,8 @@ class Router:
 
     def _decided(self, call: Call, found: Found, grants: GrantSet) -> Decision:
         subject, _ = self._subject(call)
-        kind = "resource" if subject is Subject.RESOURCE else subject.value
-        read_only = found.item is not None and found.item.read_only
-        target = Target(found.server.id, found.server.enabled, kind, found.native, read_only, found.server.tools)  # type: ignore[arg-type]
-        return decide(grants, target)
+        server, read_only = found.server, found.item is not None and found.item.read_only
+        return decide(grants, Target(server.id, server.enabled, _KINDS[subject], found.native, read_only, server.tools))
 
     def _subject(self, call: Call) -> tuple[Subject, str]:
         """What the request is about, and the name or URI of it as sent.

@@ -34,7 +34,7 @@ from mcpmux.catalog.kept import fetch_kept, keep, kept_bytes, prune, read_kept
 from mcpmux.catalog.pages import Bounds, read_pages
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import LinkKey
-from mcpmux.errors import StoreUnavailable
+from mcpmux.errors import StoreUnavailable, UpstreamError
 from mcpmux.links.changes import LinkChange, LinkReady, OfferChanged, StateChanged
 from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
@@ -165,9 +165,8 @@ class Offers:
             del self._seats[gone]
             self._tell(gone)
         fresh = [seat for server in usable.values() if (seat := self._seated(server)) is not None]
-        self._note_states()
         for seat in fresh:
-            self._want_all(seat)
+            self._look(seat)
         await self._read_kept(fresh)
 
     async def run(self) -> None:
@@ -239,12 +238,8 @@ class Offers:
     # What the links say --------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        changes = self._pool.changes()
-        self._note_states()
-        for seat in self._seats.values():
-            seat.awaits_link = False
-            self._want_all(seat)
-        async for change in changes:
+        # It begins with the links that are ready already.
+        async for change in self._pool.changes():
             self._note(change)
 
     def _note(self, change: LinkChange) -> None:
@@ -255,7 +250,7 @@ class Offers:
             case LinkReady():
                 seat.failures.clear()
                 seat.awaits_link = False
-                self._want_all(seat)
+                self._want(seat, Offered)
             case OfferChanged() if not seat.awaits_link:
                 self._want(seat, (change.what,))
             case StateChanged():
@@ -263,11 +258,13 @@ class Offers:
             case _:
                 pass
 
-    def _note_states(self) -> None:
-        for status in self._pool.status():
-            seat = self._seats.get(status.id)
-            if seat is not None:
-                self._note_state(seat, status.state)
+    def _look(self, seat: _Seat) -> None:
+        """Catch up with what was said of a server before it had its seat."""
+        state = self._pool.state(seat.server.id)
+        if state is not None:
+            self._note_state(seat, state)
+        if state is State.READY and not seat.awaits_link:
+            self._want(seat, Offered)
 
     def _note_state(self, seat: _Seat, state: str) -> None:
         given_up = seat.given_up
@@ -278,10 +275,6 @@ class Offers:
         if given_up != seat.given_up:
             seat.given_up = given_up
             self._tell(seat.server.id)
-
-    def _want_all(self, seat: _Seat) -> None:
-        if not seat.awaits_link and self._pool.ready(seat.key) is not None:
-            self._want(seat, Offered)
 
     def _want(self, seat: _Seat, what: Iterable[_Due]) -> None:
         seat.want(what, _now())
@@ -312,9 +305,9 @@ class Offers:
     async def _ask_in_time(self, seat: _Seat, lists: list[Offered]) -> None:
         for what in lists:
             del seat.due[what]
-        link = self._pool.ready(seat.key)
-        if link is None or not lists:
-            return  # It says so when it is ready again.
+        link = await self._link(seat) if lists else None
+        if link is None:
+            return
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(self._ask(seat, link, lists), name=f"offers: ask {seat.server.id}")
             await asyncio.wait({asking}, timeout=self._pace.together)
@@ -324,9 +317,18 @@ class Offers:
             seat.unavailable = True
             self._tell(seat.server.id)
 
+    async def _link(self, seat: _Seat) -> Link | None:
+        """The link to ask, None if there is none: it is announced when it is there again."""
+        if self._pool.state(seat.server.id) not in (State.READY, State.DEGRADED):
+            return None
+        try:
+            return await self._pool.link(seat.key, self._bounds.page_time)
+        except UpstreamError:
+            return None
+
     async def _ask(self, seat: _Seat, link: Link, lists: list[Offered]) -> None:
         for what in lists:
-            pages = await read_pages(link, what, self._bounds)
+            pages = await read_pages(self._pool, link, what, self._bounds)
             if pages.entries is None:
                 pause = self._failed(seat, what)
                 log.warning(

@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from mcpmux.errors import InvalidRequest, MalformedMessage, MuxError
 from mcpmux.links.link import Link
+from mcpmux.links.pool import Pool
 from mcpmux.protocol.envelope import encode, members, text
 from mcpmux.protocol.events import Failure, Offered, Opening, Result
 from mcpmux.protocol.methods import ITEMS, LISTS
@@ -46,12 +47,14 @@ class Pages:
     problem: str | None = None
 
 
-async def read_pages(link: Link, what: Offered, bounds: Bounds) -> Pages:
-    """Ask `link` for its whole list of one kind."""
+async def read_pages(pool: Pool, link: Link, what: Offered, bounds: Bounds) -> Pages:
+    """Ask `link` for its whole list of one kind, waiting for a free seat of its server before each page."""
     reading = _Reading(what, bounds)
     try:
         async with asyncio.timeout(bounds.whole_time):
             while (done := reading.outcome) is None:
+                if await pool.link(link.key, bounds.page_time) is not link:
+                    return Pages(None, "the link was replaced by another")
                 reading.take(await _page(link, what, reading.cursor, bounds.page_time))
     except TimeoutError:
         return Pages(None, "it took too long")

@@ -119,8 +119,8 @@ async def _tell_start(gateway: Gateway, display: Display) -> None:
 
 
 def _waiting(servers: Sequence[Mapping[str, Json]], settled: set[str]) -> list[str]:
-    """Who has not got anywhere yet; a server that has, and starts again, is not waited for once more."""
-    settled.update(str(server["id"]) for server in servers if server["state"] != "starting")
+    """Whose first start is not over yet; one that failed and is tried again is not waited for once more."""
+    settled.update(str(server["id"]) for server in servers if server["state"] != "starting" or server["restarts"])
     return [id_ for server in servers if (id_ := str(server["id"])) not in settled]
 
 

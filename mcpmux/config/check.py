@@ -134,7 +134,8 @@ class Walk:
         if shape.shortest is not None and len(node.items) < shape.shortest:
             return self._refuse(where, f"an empty list, expected {shape.shortest} or more entries", False)
         values = [self.value(shape.item, item, join(where, at), item.mark) for at, item in enumerate(node.items)]
-        return tuple(value for value in values if value is not UNSET)
+        good = tuple(value for value in values if value is not UNSET)
+        return UNSET if shape.shortest is not None and len(good) < shape.shortest else good
 
     def _map(self, shape: Shape, node: Node, where: str, mark: Mark) -> object:
         if isinstance(node, Leaf) and node.value is None:

@@ -35,6 +35,7 @@ _SYNTAX: Final = (
     ("tag handle", "a tag (!name), expected quotes around text that begins with !"),
     ("mapping values are not allowed", "a colon where no key may stand, expected other indentation or quotes"),
     ("another document", "a second YAML document (---), expected one in the file"),
+    ("maximum depth", f"nested too deeply, expected at most {MAX_DEPTH} levels"),
     ("unexpected end of stream", "a quote that is never closed, expected it before the end of the file"),
 )
 
@@ -141,6 +142,7 @@ def read_document(data: bytes, problems: Problems) -> Node | None:
 
 def _compose(text: str, problems: Problems) -> YamlNode | None:
     yaml = YAML(typ="safe", pure=True)
+    yaml.max_depth = MAX_DEPTH
     # It would print the name of an anchor used twice, which may be part of an unquoted password.
     yaml.composer.warn_double_anchors = False
     try:
@@ -148,7 +150,7 @@ def _compose(text: str, problems: Problems) -> YamlNode | None:
     except MarkedYAMLError as broken:
         mark = broken.problem_mark or broken.context_mark
         place = TOP if mark is None else Mark(mark.line + 1, mark.column + 1)
-        problems.add(place, "", f"not YAML: {_explain(str(broken.problem or broken.context))}")
+        problems.add(place, "", f"not good YAML: {_explain(str(broken.problem or broken.context))}")
         return None
     except ReaderError as broken:
         problems.add(_mark_after(text[: broken.position]), "", "a control character, expected printable text")
@@ -166,8 +168,13 @@ def _explain(problem: str) -> str:
     for part, text in _SYNTAX:
         if part in problem:
             return text
-    # Token names such as '<block end>' help; any other quoted part may come from the file.
-    return re.sub(r"'(?!<[a-z ]+>')[^']{2,}'", "something else", problem).removeprefix("found ")
+    # Single characters and token names such as '<block end>' help; any other quoted part may come from the file.
+    shown = re.sub(r"'([^']*)'", lambda found: found.group() if _harmless(found.group(1)) else "something", problem)
+    return shown.removeprefix("found ")
+
+
+def _harmless(quoted: str) -> bool:
+    return len(quoted) <= 1 or re.fullmatch(r"<[a-z ]+>", quoted) is not None
 
 
 def _mark_after(text: str) -> Mark:

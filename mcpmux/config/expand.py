@@ -85,7 +85,7 @@ class Expander:
         """The name for people and the value of one reference; None if unset."""
         if body is None:
             raise ReferenceMalformed(
-                "a reference that is not closed or holds braces, expected ${env:NAME} or ${file:/path}"
+                "a reference not closed or with braces inside, expected ${env:NAME} or ${file:/path}"
             )
         variable = _VARIABLE.fullmatch(body)
         if variable is not None:

@@ -115,8 +115,10 @@ def origin(text: str) -> str | None:
     """A web origin as a browser sends it (RFC 6454 section 6.2)."""
     if text == "*":
         return "every origin, expected them one by one: requests carry credentials"
-    parts = _split(text, ("http", "https"))
-    if parts is None or text != text.lower() or f"{parts.scheme}://{parts.netloc}" != text or "@" in parts.netloc:
+    if (
+        _split(text, ("http", "https")) is None
+        or re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]+)?", text) is None
+    ):
         return "not an origin, expected scheme://host or scheme://host:port in lower case, without a path"
     return None
 

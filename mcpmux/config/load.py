@@ -41,7 +41,6 @@ from mcpmux.seal import Secret
 T = TypeVar("T", bound=Section)
 
 DEFAULT_PATH: Final = Path("config/servers.yaml")
-DEFAULT_DATA_DIR: Final = "./data"
 _DATA_DIR_LINE: Final = re.compile(
     r"""^[ \t]+data_dir:[ \t]*(?:"([^"\n]+)"|'([^'\n]+)'|([^#\n]+?))[ \t]*(?:#.*)?\r?$""", re.MULTILINE
 )
@@ -82,8 +81,8 @@ def data_dir_in(path: Path, environ: Mapping[str, str]) -> Path:
         written = next(filter(None, found.groups())) if found else DATA_DIR
         expanded = Expander(environ).expand(written)
     except (OSError, ReferenceMalformed):
-        return Path(DEFAULT_DATA_DIR).absolute()
-    return Path(DEFAULT_DATA_DIR if expanded.missing or expanded.trouble else expanded.text).absolute()
+        expanded = Expander(environ).expand(DATA_DIR)
+    return Path(expanded.text).absolute()
 
 
 def load(path: Path, environ: Mapping[str, str], *, overrides: Overrides = NO_OVERRIDES) -> Snapshot:

@@ -1,4 +1,4 @@
-"""All that listens: the HTTP application with its endpoints, sessions and event streams, health, and the control socket.
+"""All that listens: the HTTP application with its endpoints, sessions and streams, health, and the control socket.
 
 Owns every socket that others connect to. Translates between a wire and a `Call`; decides nothing about access.
 """

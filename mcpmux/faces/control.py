@@ -1,8 +1,8 @@
 """The local socket through which `mcpmux status` and other commands ask a running mcpmux.
 
-Owns `<data_dir>/control.sock`: one line of JSON in, one line of JSON out, then the connection ends. Who may connect is
-what the file mode says (0600: the same user, or root), so a caller is not asked for a token. It knows no answers: the
-gateway gives one function per command.
+Owns `<data_dir>/control.sock`: one line of JSON in, one line of JSON out, then the connection ends. Who may connect
+is what the file mode says (0600: the same user, or root), so a caller is not asked for a token. It knows no
+answers: the gateway gives one function per command.
 
     → {"command": "status"}
     ← {"answer": {…}}                    or {"error": "one clear sentence"}

@@ -68,7 +68,7 @@ class HttpServer:
 
 class _Server(web.Server):
     def __init__(self, handle: Handle, metrics: Metrics, body_limit: int, **switches: Any) -> None:
-        super().__init__(handle, request_factory=self._request, **switches)  # type: ignore[arg-type]
+        super().__init__(handle, request_factory=self._request, **switches)
         self.metrics = metrics
         self._body_limit = body_limit
 

@@ -235,8 +235,8 @@ class Streamable:
                     await response.send("", id=session.replay.prime(replay.GET_STREAM), retry=RETRY)
                 for event_id, wire in missed:
                     await response.send(wire.decode(), id=event_id)
-                while (wire := await listener.next()) is not None:
-                    await self._send(session, replay.GET_STREAM, response, wire)
+                while (message := await listener.next()) is not None:
+                    await self._send(session, replay.GET_STREAM, response, message)
             return response
         finally:
             session.inbox.leave(listener)

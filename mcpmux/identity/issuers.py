@@ -11,7 +11,7 @@ that task and waits for the round to end. So there is one fetch at a time, and n
                  (what Microsoft's signing-key-rollover page says); the others are refused from memory
     retry        after a failure: 1 s, doubling up to 1 minute, or when the issuer says (`Retry-After`)
     ttl          24 h after they were last seen, keys count no more: then `issuer_unavailable`, not an hour-old guess
-    wait         a token waits this long for a round under way, then it is refused
+    wait         a token waits this long for a round under way, then it is refused; less while the issuer is failing
 
 Metadata is read once and again after a failure or `ttl`; renewing reads the keys alone.
 """
@@ -51,6 +51,7 @@ class Pace:
     longest_retry: float = 60.0
     ttl: float = 24 * 3600.0
     wait: float = 8.0
+    failing_wait: float = 2.0
     fetch: float = 10.0  # limit of one request
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time  # for what tokens say
@@ -169,8 +170,9 @@ class IssuerKeys:
         """Wait for the end of the round under way, or of the next one, which is started."""
         if not self._fetching:
             self._wanted.set()
+        wait = min(self._pace.wait, self._pace.failing_wait) if self._failures else self._pace.wait
         try:
-            async with asyncio.timeout(self._pace.wait):
+            async with asyncio.timeout(wait):
                 await self._over.wait()
         except TimeoutError:
             pass

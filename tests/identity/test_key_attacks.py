@@ -280,6 +280,21 @@ async def test_a_token_does_not_wait_longer_than_it_should(issuer: OidcIssuer, p
         assert await cause_of(verifier, issuer.token()) == "issuer_unavailable"
 
 
+async def test_the_loop_outlives_what_nobody_foresaw(issuer: OidcIssuer, pace: Pace) -> None:
+    calls = 0
+
+    def clock() -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("no clock")
+        return pace.clock()
+
+    async with running(configured(issuer), pace=replace(pace, clock=clock)) as verifier:
+        await issuer.until_fetched("keys", 1)
+        await accepted(verifier, issuer.token())
+
+
 @pytest.mark.parametrize(
     ("member", "value"),
     [
