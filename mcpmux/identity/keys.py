@@ -65,7 +65,7 @@ class Key:
         """Whether this key made the signature with this algorithm. The caller has checked that the issuer uses it."""
         if self.algorithm is not None and self.algorithm != algorithm:
             return False
-        # The registry is told the one algorithm: for an empty list joserfc takes its own, with HS256.
+        # By name, never by a list of allowed ones: for an empty list joserfc falls back to its own, which has HS256.
         model = JWSRegistry.algorithms[algorithm]
         try:
             model.check_key(self.public)

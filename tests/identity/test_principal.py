@@ -49,7 +49,8 @@ def test_attack_36_nothing_that_looks_like_an_ascii_address_becomes_it(address: 
     [
         "", "@", "ana", "ana@", "@example.com", "a@b@c", '"a@b"@c', "ana @example.com", "ana@example.com ", "\tana@b",
         "ana@example.com\n", "a\u0000@example.com", "\ud800@example.com", "\u212aim@example.com",
-        "a\u200dna@example.com", "ana@example.com\u00a0", "a" * 243 + "@example.com", "\ue000@example.com", "\u037ea@example.com",
+        "a\u200dna@example.com", "ana@example.com\u00a0", "a" * 243 + "@example.com", "\ue000@example.com",
+        "\u037ea@example.com",
     ],
 )  # fmt: skip
 def test_attack_36_what_is_no_address_is_refused(address: str) -> None:
