@@ -218,9 +218,7 @@ class Offers:
         if kept is None:
             log.warning("kept_offer_ignored", server=server, problem="it cannot be read")
             return
-        items = {
-            what: self._read(seat, what, entries).items for what, entries in kept.lists.items()
-        }  # fmt: skip
+        items = {what: self._read(seat, what, entries).items for what, entries in kept.lists.items()}
         made = Offer(server, items, kept.capabilities, kept.instructions, kept.server_info, self._serial + 1)
         self._put(seat, made)
 
@@ -230,8 +228,8 @@ class Offers:
         try:
             await keep(self._db, seat.server.id, seat.digest, kept_bytes(seat.offer))
         except StoreUnavailable as exc:
-            pause = self._failed(seat, _KEEP)
-            log.warning("offer_not_kept", server=seat.server.id, problem=str(exc), retry_seconds=round(pause, 1))
+            pause = round(self._failed(seat, _KEEP), 1)
+            log.warning("offer_not_kept", server=seat.server.id, problem=str(exc), retry_seconds=pause)
         else:
             seat.failures.pop(_KEEP, None)
 
@@ -305,8 +303,13 @@ class Offers:
     async def _ask_in_time(self, seat: _Seat, lists: list[Offered]) -> None:
         for what in lists:
             del seat.due[what]
-        link = await self._link(seat) if lists else None
-        if link is None:
+        if not lists or self._pool.state(seat.server.id) not in (State.READY, State.DEGRADED):
+            return  # A link that is not there is announced when it is there again.
+        try:
+            link = await self._pool.link(seat.key, self._bounds.page_time)
+        except UpstreamError as exc:
+            for what in lists:
+                self._list_failed(seat, what, str(exc))
             return
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(self._ask(seat, link, lists), name=f"offers: ask {seat.server.id}")
@@ -317,29 +320,20 @@ class Offers:
             seat.unavailable = True
             self._tell(seat.server.id)
 
-    async def _link(self, seat: _Seat) -> Link | None:
-        """The link to ask, None if there is none: it is announced when it is there again."""
-        if self._pool.state(seat.server.id) not in (State.READY, State.DEGRADED):
-            return None
-        try:
-            return await self._pool.link(seat.key, self._bounds.page_time)
-        except UpstreamError:
-            return None
-
     async def _ask(self, seat: _Seat, link: Link, lists: list[Offered]) -> None:
         for what in lists:
             pages = await read_pages(self._pool, link, what, self._bounds)
             if pages.entries is None:
-                pause = self._failed(seat, what)
-                log.warning(
-                    "list_failed", server=seat.server.id, list=what.value, problem=pages.problem,
-                    retry_seconds=round(pause, 1),
-                )  # fmt: skip
+                self._list_failed(seat, what, pages.problem)
                 continue
             if pages.problem is not None:
                 log.warning("list_cut_short", server=seat.server.id, list=what.value, problem=pages.problem)
             seat.failures.pop(what, None)
             seat.fresh[what] = self._read(seat, what, pages.entries).items
+
+    def _list_failed(self, seat: _Seat, what: Offered, problem: str | None) -> None:
+        pause = round(self._failed(seat, what), 1)
+        log.warning("list_failed", server=seat.server.id, list=what.value, problem=problem, retry_seconds=pause)
 
     def _read(self, seat: _Seat, what: Offered, entries: Iterable[bytes]) -> Reading:
         reading = read_items(what, seat.server.id, entries, self._name_limit)
