@@ -215,6 +215,18 @@ class UpstreamBroken(UpstreamError):
         self.server = server
 
 
+class UpstreamRefused(UpstreamError):
+    """The server refused the request for its HTTP form or its credentials; `status` is its answer's."""
+
+    reason = "upstream_refused"
+
+    def __init__(self, server: str, status: int) -> None:
+        hint = " Ask your administrator to check its credentials." if status in (401, 403, 407) else ""
+        super().__init__(f"The server '{server}' refused the request with HTTP status {status}.{hint}")
+        self.server = server
+        self.status = status
+
+
 class ServerEnded(UpstreamError):
     """The server was switched off, removed or replaced by an administrator while the call was in flight."""
 
