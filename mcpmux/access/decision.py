@@ -249,14 +249,17 @@ def _fingerprint(by_server: Mapping[str, tuple[Grant, ...]], everywhere: Grant |
     return hashlib.sha256(orjson.dumps(effects, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _effects(grants: tuple[Grant, ...]) -> list[tuple[str, list[str]]]:
-    """Levels and patterns without those that another grant of the same server includes."""
-    kept: list[tuple[Level, frozenset[str]]] = []
-    for grant in grants:  # the highest level first
-        tools = frozenset(ALL_TOOLS if "*" in grant.tools else grant.tools)
-        if not any(tools <= wider or "*" in wider for _, wider in kept):
-            kept.append((grant.level, tools))
-    return sorted((level, sorted(tools)) for level, tools in kept)
+def _effects(grants: tuple[Grant, ...]) -> list[tuple[Level, list[str]]]:
+    """The patterns of each level, from the highest down, without those that a higher one has already."""
+    effects: list[tuple[Level, list[str]]] = []
+    above: set[str] = set()
+    for level in sorted({grant.level for grant in grants}, key=lambda level: -RANK[level]):
+        tools = {pattern for grant in grants if grant.level == level for pattern in grant.tools}
+        left = set() if "*" in above else set(ALL_TOOLS) if "*" in tools else tools - above
+        if left or not effects:  # the highest level counts even without tools: for resources and prompts
+            effects.append((level, sorted(left)))
+        above |= tools
+    return effects
 
 
 # Words ---------------------------------------------------------------------------------------------------------
