@@ -48,7 +48,7 @@ _PASSING: Final[frozenset[str]] = frozenset({"not_yet_valid", "lifetime", "unkno
 _CREDENTIALS: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _HINTS: Final[dict[str, str]] = {
     "graph_token": "a token for Microsoft Graph; Open WebUI: set MICROSOFT_OAUTH_SCOPE to a scope of mcpmux's app",
-    "audience": "made for another audience; compare identity.issuers[].audiences",
+    "audience": "made for another audience; all that `aud` names must be in identity.issuers[].audiences",
     "token_kind": "an ID, refresh or application token; an access token is needed",
 }
 
