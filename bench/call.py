@@ -26,7 +26,7 @@ import psutil
 from tests.gateway_process import Gateway, running
 from tests.servers import counter
 
-ARGUMENTS = json.dumps({"text": "The quick brown fox jumps over the lazy dog."})
+ARGUMENTS = json.dumps({"text": "The quick brown fox jumps over the lazy dog."}, separators=(",", ":"))
 
 
 def cpu_seconds(pid: int) -> float:

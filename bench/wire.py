@@ -143,7 +143,7 @@ class Session:
         message: dict[str, object] = {"jsonrpc": "2.0", "method": method, "params": params}
         if id_ is not None:
             message["id"] = id_
-        return request("POST", self.url, self.headers, json.dumps(message).encode())
+        return request("POST", self.url, self.headers, json.dumps(message, separators=(",", ":")).encode())
 
     def get(self) -> bytes:
         """The request for the session's event stream."""
