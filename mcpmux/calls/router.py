@@ -55,6 +55,9 @@ QUIET: Final = 1.0
 # How long a call waits for a link that is being restarted; a server's first start may take its whole timeout.
 RESTART_WAIT: Final = 15.0
 
+# How much of a name that leads nowhere is repeated to the caller and logged.
+MAX_NAMED: Final = 256
+
 _KINDS: Final[Mapping[Subject, Kind]] = {
     Subject.TOOL: "tool",
     Subject.PROMPT: "prompt",
@@ -200,6 +203,7 @@ class Router:
     # What a server answers -----------------------------------------------------------------------------------------
 
     async def _to_server(self, call: Call, grants: GrantSet) -> None:
+        call.native = self._subject(call)[1][:MAX_NAMED]  # until it is found: the log says what was asked for
         found = self._found(call)
         if found is not None and found.pending:
             # Never seen before: wait for what it offers, if the caller may use the server at all.
@@ -295,7 +299,7 @@ def _unknown(call: Call) -> MuxError:
         subject, name = _reference(params.get("ref"))
     else:
         subject, name = method.subject or Subject.TOOL, envelope.text(params.get(method.member or "")) or ""
-    shown = name[:256]
+    shown = name[:MAX_NAMED]
     if subject is Subject.TOOL:
         return ToolUnknown(shown)
     return PromptUnknown(shown) if subject is Subject.PROMPT else ResourceUnknown(shown)
