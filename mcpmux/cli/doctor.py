@@ -24,8 +24,6 @@ from mcpmux.cli.command import GOOD, NEGATIVE, say, say_json, table
 from mcpmux.config.load import environment
 from mcpmux.config.schema import Gateway, Issuer, Server, Snapshot
 from mcpmux.errors import ConfigInvalid, MuxError, NotRunning, OutboundFailed
-from mcpmux.faces.control import ask
-from mcpmux.guardian import Guardian
 from mcpmux.identity.issuers import metadata_url
 from mcpmux.outbound import Outbound
 from mcpmux.store import Database, opened
@@ -175,13 +173,16 @@ def _data_dir(data_dir: Path) -> Finding:
         return Finding("data_dir", "fail", f"{data_dir} cannot be written: {there} is no folder of ours")
     if there != data_dir:
         return Finding("data_dir", "ok", f"{data_dir} will be made")
-    if (mode := stat.S_IMODE(data_dir.stat().st_mode)) & 0o077:
+    if (mode := stat.S_IMODE(data_dir.stat().st_mode)) & 0o066:
         return Finding("data_dir", "warn", f"{data_dir} is open to others (mode {mode:04o}): chmod 700")
     return Finding("data_dir", "ok", str(data_dir))
 
 
 async def _running(data_dir: Path) -> Mapping[str, object] | None:
     """The status of the mcpmux that runs on this data directory, None when there is none."""
+    # Here, because it brings the whole house along, which the other commands need not wait for.
+    from mcpmux.faces.control import ask
+
     with suppress(NotRunning):
         told = await ask(data_dir, "status")
         if isinstance(told, dict):
@@ -211,12 +212,8 @@ async def _database(gateway: Gateway, running: Mapping[str, object] | None) -> F
         if gateway.database.url is not None:
             async with asyncio.timeout(_PATIENCE), Database.open(gateway.database.url.reveal(), size=1) as db:
                 return Finding("database", "ok", str(await db.fetchval("SELECT version()")))
-        guardian = Guardian.start()
-        try:
-            async with opened(None, gateway.data_dir, guardian, wait=_PATIENCE) as db:
-                return Finding("database", "ok", f"embedded: {await db.fetchval('SELECT version()')}")
-        finally:
-            guardian.close()
+        async with opened(None, gateway.data_dir, None, wait=_PATIENCE) as db:
+            return Finding("database", "ok", f"embedded: {await db.fetchval('SELECT version()')}")
     except TimeoutError:
         return Finding("database", "fail", f"no answer within {_PATIENCE:g} s")
     except MuxError as error:

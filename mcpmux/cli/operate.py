@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from mcpmux.cli.command import GOOD, NEGATIVE, say, say_json, seconds, table
 from mcpmux.config.expand import Expander
 from mcpmux.config.load import environment
 from mcpmux.config.schema import DATA_DIR, Server, Snapshot
 from mcpmux.errors import ConfigInvalid, NotRunning, UsageWrong
-from mcpmux.faces.control import Json, ask
 from mcpmux.identity.development import development_issuer
+from mcpmux.store import Database, opened
 from mcpmux.store import migrate as apply_migrations
-from mcpmux.store import opened
+
+if TYPE_CHECKING:
+    from mcpmux.faces.control import Json
 
 _LOCK_WAIT: Final = 10.0  # seconds to wait for a command or a start that holds the data directory
 _DATA_DIR_LINE: Final = re.compile(
@@ -91,10 +94,23 @@ async def migrate(arguments: argparse.Namespace, snapshot: Snapshot) -> int:
     Raises: StoreUnavailable, MigrationFailed, DataDirBusy.
     """
     gateway = snapshot.gateway
-    async with opened(gateway.database.url, gateway.data_dir, None, wait=_LOCK_WAIT) as db:
-        names = await apply_migrations(db)
+    if gateway.database.url is not None:
+        async with Database.open(gateway.database.url.reveal(), size=1) as db:
+            names = await apply_migrations(db)
+    else:
+        names = await _migrate_embedded(gateway.data_dir)
     say(*(f"applied {name}" for name in names), "the database is up to date")
     return GOOD
+
+
+APPLIED_SINCE = "SELECT name FROM schema_migrations WHERE applied_at >= to_timestamp($1) ORDER BY version"
+
+
+async def _migrate_embedded(data_dir: Path) -> list[str]:
+    """What was applied; the embedded database never opens unmigrated, so it is asked afterwards (same clock)."""
+    begun = time.time()
+    async with opened(None, data_dir, None, wait=_LOCK_WAIT) as db:
+        return [str(row["name"]) for row in await db.fetch(APPLIED_SINCE, begun)]
 
 
 async def token(arguments: argparse.Namespace, snapshot: Snapshot) -> int:
@@ -121,6 +137,9 @@ async def status(arguments: argparse.Namespace, outcome: Snapshot | ConfigInvali
         data_dir = arguments.data_dir or _data_dir_in(arguments.config, environment())
     else:
         data_dir = outcome.gateway.data_dir
+    # Here, because it brings the whole house along, which the other commands need not wait for.
+    from mcpmux.faces.control import ask
+
     told = await ask(data_dir.absolute(), "status")
     if not isinstance(told, dict):
         raise NotRunning("The running mcpmux sent an answer that this one does not understand")
