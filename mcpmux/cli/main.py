@@ -67,7 +67,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def parser() -> ArgumentParser:
-    """Every command with its options."""
+    """The whole command line: every command with its options."""
     from mcpmux.cli import access, doctor, operate, serve
     from mcpmux.cli.command import Parser, Version
 
