@@ -28,13 +28,15 @@ async def watch(link: Link, suspected: Callable[[], None], cleared: Callable[[],
     while link.lost is None and not link.draining:
         await _stirred(link, IDLE)
         idle = not link.in_flight and link.loop.time() - link.heard >= IDLE
-        if link.lost is None and not link.draining and (idle or link.unanswered >= SUSPECT):
+        asked_for = idle or link.doubted or link.unanswered >= SUSPECT
+        if asked_for and link.lost is None and not link.draining:
+            link.doubted = False
             await _examine(link, suspected, cleared)
 
 
 async def _examine(link: Link, suspected: Callable[[], None], cleared: Callable[[], None]) -> None:
     """Ping until it answers, or end the link."""
-    if link.unanswered:
+    if link.unanswered >= SUSPECT:
         suspected()
     for probe in range(PROBES):
         try:

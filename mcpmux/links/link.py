@@ -14,7 +14,15 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from mcpmux.credentials.scope import LinkKey
-from mcpmux.errors import LinkFailed, LinkLost, MuxError, ServerBusy, ServerUnavailable, UpstreamBroken, UpstreamError
+from mcpmux.errors import (
+    LinkFailed,
+    LinkLost,
+    ServerBusy,
+    ServerUnavailable,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamRefused,
+)
 from mcpmux.links.bulkhead import Bulkhead
 from mcpmux.links.exchange import Exchange
 from mcpmux.links.throttle import Throttle
@@ -63,8 +71,8 @@ class Link:
     """One connection; see the module."""
 
     __slots__ = (
-        "_changed", "_core", "_greeted", "_seats", "_throttle", "_transport", "draining", "greeting", "heard", "key",
-        "loop", "lost", "metrics", "refused", "stirred", "unanswered",
+        "_changed", "_core", "_greeted", "_seats", "_throttle", "_transport", "doubted", "draining", "greeting",
+        "heard", "key", "loop", "lost", "metrics", "refused", "stirred", "unanswered",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +81,7 @@ class Link:
         core: LinkCore[Exchange],
         seats: Bulkhead,
         metrics: ServerMetrics,
-        changed: Callable[[Changed | Updated], None],
+        changed: Callable[[Changed | Updated | None], None],
     ) -> None:
         self.key = key
         self.loop = asyncio.get_running_loop()
@@ -83,6 +91,7 @@ class Link:
         self.refused = False  # it ended because the server does not want us
         self.heard = self.loop.time()  # when it last said anything
         self.unanswered = 0  # calls given up since then
+        self.doubted = False  # the transport had trouble that may mean the end
         self.draining = False  # no new calls; its owner waits for the last one
         self.stirred = asyncio.Event()  # lost, unanswered, or drained: its owner should look
         self._core = core
@@ -184,8 +193,12 @@ class Link:
         for found in self._core.oversized(head, tail, stream, self.loop.time()):
             self._act(found)
 
-    def fail(self, request: int, error: MuxError) -> None:
-        """The answer to `request` cannot come."""
+    def fail(self, request: int, error: UpstreamError, problem: str) -> None:
+        """The answer to `request` cannot come: its call gets `error`, or if it was our greeting the link ends."""
+        if self._core.is_greeting(request):
+            refused = isinstance(error, UpstreamRefused)
+            self.end(problem, refused=refused)
+            return
         exchange = self._core.drop(request, self.loop.time())
         if exchange is not None:
             exchange.put_error(error)
@@ -193,6 +206,20 @@ class Link:
     def waits_for(self, request: int) -> bool:
         """Whether anybody still waits for the answer to `request`."""
         return self._core.waits_for(request)
+
+    def is_greeting(self, request: int | None) -> bool:
+        """Whether `request` is our `initialize`."""
+        return request is not None and self._core.is_greeting(request)
+
+    def doubt(self) -> None:
+        """Something failed that may mean the end: ask the server soon."""
+        self.doubted = True
+        self.stirred.set()
+
+    def renewed(self) -> None:
+        """The same link has a new session: what was known of the old one has to be asked again."""
+        log.info("link_renewed", server=self.key.server)
+        self._changed(None)
 
     # For its exchanges -----------------------------------------------------------------------------------------
 

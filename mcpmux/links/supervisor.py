@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, assert_never
 
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import LinkFailed, ServerEnded
-from mcpmux.links import health, process, states, stdio
+from mcpmux.links import health, process, sse, states, stdio, streamable
 from mcpmux.links.backoff import Backoff, Retry
 from mcpmux.links.bulkhead import Bulkhead
 from mcpmux.links.exchange import Exchange
@@ -285,5 +285,9 @@ def _opened(link: Link, server: Server, ground: Surroundings) -> AbstractAsyncCo
     match server.transport:
         case "stdio":
             return stdio.opened(link, server, ground)
+        case "http":
+            return streamable.opened(link, server, ground)
+        case "sse":
+            return sse.opened(link, server, ground)
         case _:
-            raise LinkFailed(f"transport {server.transport} is not built yet", refused=True)
+            assert_never(server.transport)

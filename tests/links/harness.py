@@ -66,9 +66,7 @@ async def surroundings(data_dir: Path, limits: Limits | None = None) -> AsyncIte
 
 
 @asynccontextmanager
-async def running(
-    data_dir: Path, *servers: Server, limits: Limits | None = None
-) -> AsyncIterator[Pool]:
+async def running(data_dir: Path, *servers: Server, limits: Limits | None = None) -> AsyncIterator[Pool]:
     """A pool that supervises these servers; at the end nothing that it started is alive."""
     async with surroundings(data_dir, limits) as ground:
         pool = Pool(ground)

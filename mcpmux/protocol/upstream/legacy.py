@@ -125,7 +125,11 @@ class LinkCore(Generic[T]):
 
     def waits_for(self, request: int) -> bool:
         """Whether the answer to `request` is still awaited."""
-        return request in self._flights or request in self._checks or request == self._greeting_id
+        return request in self._flights or request in self._checks or self.is_greeting(request)
+
+    def is_greeting(self, request: int) -> bool:
+        """Whether `request` is the `initialize` that is not answered yet."""
+        return bool(request) and request == self._greeting_id
 
     def lose(self) -> list[T]:
         """The link has ended: everybody who waited, and empty tables."""
@@ -168,7 +172,7 @@ class LinkCore(Generic[T]):
         if request in self._checks:
             # Whatever it answers, it is alive.
             return Deliver(self._checks.pop(request), Result(Raw(_EMPTY)))
-        if request and request == self._greeting_id:
+        if self.is_greeting(request):
             return self._greeted(reply)
         if self._callers.laid(request, now):
             return Stray("late")
@@ -314,7 +318,7 @@ class LinkCore(Generic[T]):
         return strays if meant is None else strays + self._spoiled(meant, problem, now)
 
     def _spoiled(self, request: int, problem: str, now: float) -> list[Received[T]]:
-        if request and request == self._greeting_id:
+        if self.is_greeting(request):
             self._greeting_id = 0
             return [Unwelcome(f"its answer to initialize cannot be read: {problem}")]
         owner = self.drop(request, now)
