@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 
 from mcpmux.catalog.view import View
 from mcpmux.errors import BodyTooLarge, InvalidRequest, MediaTypeUnsupported, NotAcceptable
@@ -28,8 +28,7 @@ SESSION_ID: Final = "Mcp-Session-Id"
 VERSION: Final = "MCP-Protocol-Version"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One request on its way in: who, through which endpoint, until when, and what every answer to it carries.
 
     `expires` is when the token does (unix seconds); `path` is the endpoint's own.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -42,9 +43,9 @@ class Origins:
         hosts = request.headers.getall("Host", ())
         if len(hosts) > 1 or (self._loopback and hosts and not self._is_ours(_name(hosts[0]))):
             raise OriginRefused
-        origins = request.headers.getall("Origin", ())
-        if not origins:
+        if "Origin" not in request.headers:
             return {}
+        origins = request.headers.getall("Origin")
         origin = origins[0].lower()
         if len(origins) > 1:
             raise OriginRefused
@@ -88,6 +89,7 @@ def _is_loopback_origin(origin: str) -> bool:
     return parts.scheme in ("http", "https") and _name(parts.netloc) in _LOOPBACK_NAMES
 
 
+@lru_cache(maxsize=256)
 def _name(authority: str) -> str:
     """The host of `host:port`; empty for what is no authority."""
     if "@" in authority or "/" in authority:

@@ -38,7 +38,11 @@ SETTLE: Final = 0.2
 
 
 class ReplyStream:
-    """The answers to one POST, in the order of its requests; `detached` since when nobody reads it (monotonic)."""
+    """The answers to one POST, in the order of its requests.
+
+    `reader` is the task that sends them as an event stream, if one does; `detached` since when nobody waits for them
+    (monotonic seconds).
+    """
 
     __slots__ = ("detached", "number", "pending", "reader")
 
@@ -48,6 +52,11 @@ class ReplyStream:
         self.reader: asyncio.Task[object] | None = None
         self.detached: float | None = None
 
+    @property
+    def resumable(self) -> bool:
+        """Whether it became an event stream, so that a client can hold an event id of it."""
+        return self.reader is not None or self.detached is not None
+
     async def attach(self) -> None:
         """Make the running task the one that reads this stream; a former one ends first."""
         former, self.reader, self.detached = self.reader, asyncio.current_task(), None
@@ -56,8 +65,8 @@ class ReplyStream:
             await asyncio.wait({former})
 
     def detach(self) -> None:
-        """The running task does not read this stream any more."""
-        if self.reader is asyncio.current_task():
+        """The running task does not read this stream any more; if another has taken over, that goes on."""
+        if self.reader is None or self.reader is asyncio.current_task():
             self.reader, self.detached = None, time.monotonic()
 
 
@@ -113,17 +122,17 @@ class Session:
             self.streams.pop(stream.number, None)
 
     def stream(self) -> ReplyStream:
-        """A new reply stream, read by the running task."""
+        """A new reply stream."""
         self._streams_made += 1
         stream = ReplyStream(self._streams_made)
-        stream.reader = asyncio.current_task()
         self.streams[stream.number] = stream
         return stream
 
     def leave(self, stream: ReplyStream) -> None:
         """The running task reads this stream no longer; if nothing is on it, it is gone."""
-        stream.detach()
-        if not stream.pending:
+        if stream.pending:
+            stream.detach()
+        else:
             self.streams.pop(stream.number, None)
 
     def abandon(self, stream: ReplyStream, reason: str) -> None:
@@ -244,10 +253,10 @@ class Sessions:
 
     @staticmethod
     def _end_stream(session: Session, stream: ReplyStream, reason: str) -> None:
-        # A task that reads the stream wakes with CallCancelled and ends it itself.
+        # A task that waits for the answers wakes with CallCancelled and finishes the stream itself.
         for _, call in stream.pending:
             call.cancel(reason)
-        if stream.reader is None:
+        if stream.detached is not None:
             session.abandon(stream, reason)
 
     async def _sweep(self) -> None:

@@ -179,6 +179,7 @@ class Streamable:
     async def _stream(
         self, entry: Entry, session: Session, stream: ReplyStream, ready: list[bytes], first: Event | None
     ) -> web.StreamResponse:
+        await stream.attach()
         async with event_stream(entry, "reply", self._metrics) as response:
             if revisions.has_priming(session.core.revision):
                 await response.send("", id=session.replay.prime(stream.number), retry=RETRY)
@@ -214,6 +215,8 @@ class Streamable:
 
     async def _resume(self, entry: Entry, session: Session, number: int, after: int) -> web.StreamResponse:
         stream = session.streams.get(number)
+        if stream is not None and not stream.resumable:
+            raise InvalidRequest("Last-Event-ID is none of ours")
         if stream is not None:
             await stream.attach()
         try:
