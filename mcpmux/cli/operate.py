@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from mcpmux.cli.command import GOOD, NEGATIVE, say, say_json, seconds, table
-from mcpmux.config.expand import Expander
-from mcpmux.config.load import environment
-from mcpmux.config.schema import DATA_DIR, Server, Snapshot
+from mcpmux.config.load import data_dir_in, environment
+from mcpmux.config.schema import Server, Snapshot
 from mcpmux.errors import ConfigInvalid, NotRunning, UsageWrong
 from mcpmux.identity.development import development_issuer
 from mcpmux.store import Database, opened
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from mcpmux.faces.control import Json
 
 _LOCK_WAIT: Final = 10.0  # seconds to wait for a command or a start that holds the data directory
-_DATA_DIR_LINE: Final = re.compile(
-    r"""^[ \t]+data_dir:[ \t]*(?:"([^"\n]+)"|'([^'\n]+)'|([^#\n]+?))[ \t]*(?:#.*)?$""", re.M
-)
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -134,7 +129,7 @@ async def status(arguments: argparse.Namespace, outcome: Snapshot | ConfigInvali
     Raises: NotRunning.
     """
     if isinstance(outcome, ConfigInvalid):
-        data_dir = arguments.data_dir or _data_dir_in(arguments.config, environment())
+        data_dir = arguments.data_dir or data_dir_in(arguments.config, environment())
     else:
         data_dir = outcome.gateway.data_dir
     # Here, because it brings the whole house along, which the other commands need not wait for.
@@ -148,16 +143,6 @@ async def status(arguments: argparse.Namespace, outcome: Snapshot | ConfigInvali
     else:
         say(*_status_lines(told))
     return GOOD
-
-
-def _data_dir_in(path: Path, environ: Mapping[str, str]) -> Path:
-    """The data directory of a config file that cannot be used as a whole, perhaps not even parsed."""
-    try:
-        found = _DATA_DIR_LINE.search(path.read_text(errors="replace"))
-    except OSError:
-        found = None
-    written = next(filter(None, found.groups())) if found else DATA_DIR
-    return Path(Expander(environ).expand(written).text)
 
 
 def _status_lines(told: Mapping[str, Json]) -> list[str]:
