@@ -58,6 +58,7 @@ class Gateway:
         self._events: list[Event] = []
         self._read = 0
         self.unreadable: list[str] = []
+        self._places: set[str] = set()
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: dict[int, psutil.Process] = {}
         self._tokens: dict[tuple[str, ...], str] = {}
@@ -270,6 +271,8 @@ class Gateway:
             event = None
         if isinstance(event, dict) and "event" in event:
             self._events.append(event)
+            if event["event"] == "database_placed":
+                self._places.add(str(event["path"]))
         else:
             self.unreadable.append(line.decode(errors="replace"))
 
@@ -303,8 +306,11 @@ def prepared(folder: Path, servers: Mapping[str, object], **gateway: object) -> 
             if made.process is not None:
                 made.end()
         finally:
+            made.events()
             made._clean_up()
-    made.events()
+            # Run as root, the database of a folder that nobody else may enter lies elsewhere.
+            for place in made._places:
+                shutil.rmtree(place, ignore_errors=True)
     assert not made.unreadable, f"lines that are no JSON event: {made.unreadable[:5]}"
 
 
