@@ -121,6 +121,7 @@ async def test_nobody_gets_everything_by_a_star_in_a_table(database: Database) -
     await rows.add_to_tenant(database, "all", "*", ["*"])
     held = await read(database, "ana@example.com", [])
     assert held.everywhere is None
+    assert "*" not in held.by_server
     assert allowed(held, "github") is None
 
 
@@ -171,33 +172,57 @@ async def test_what_was_read_is_remembered_by_rights(database: Database, grants:
     assert allowed(await grants.of(fewer), "github") is None
 
 
+LOCKED_OUT = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+LOCK = "LOCK TABLE group_tenant_mapping IN ACCESS EXCLUSIVE MODE"
+
+
+async def gives(database: Database, query: str, value: object) -> bool:
+    return await database.fetchval(query) == value
+
+
 async def test_a_thousand_calls_at_once_make_one_query(database: Database, grants: Grants) -> None:
     await rows.grant_group(database, "MCP-GitHub", "github", "write")
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with database.alone() as other, asyncio.TaskGroup() as tasks, other.transaction():
-        await other.execute("LOCK TABLE group_tenant_mapping IN ACCESS EXCLUSIVE MODE")
+        await other.execute(LOCK)
         calls = [tasks.create_task(grants.of(ANA)) for _ in range(1000)]
-        await until_so(lambda: _is(database, waiting, 1))
-        async with database.alone() as third:
-            assert await third.fetchval(waiting) == 1
+        await until_so(lambda: gives(database, LOCKED_OUT, 1))
+        assert await database.fetchval(LOCKED_OUT) == 1
     assert all(call.result() is calls[0].result() for call in calls)
     assert allowed(calls[0].result(), "github") == "write"
-
-
-async def _is(database: Database, query: str, value: object) -> bool:
-    return await database.fetchval(query) == value
 
 
 async def test_one_who_stops_waiting_leaves_the_reading_to_the_next(database: Database, grants: Grants) -> None:
     await rows.grant_group(database, "MCP-GitHub", "github", "write")
     async with database.alone() as other, asyncio.TaskGroup() as tasks:
         async with other.transaction():
-            await other.execute("LOCK TABLE group_tenant_mapping IN ACCESS EXCLUSIVE MODE")
+            await other.execute(LOCK)
             first, second = (tasks.create_task(grants.of(ANA)) for _ in range(2))
-            await asyncio.sleep(0)
+            await until_so(lambda: gives(database, LOCKED_OUT, 1))
             first.cancel()
             await until(first.done)
+        assert first.cancelled()
         assert allowed(await second, "github") == "write"
+
+
+async def test_what_changed_while_it_was_read_is_read_again(database: Database, grants: Grants) -> None:
+    """A statement sees the tables as they were when it began; a policy that sleeps makes it long."""
+    await rows.grant_user(database, "ana@example.com", "github", "write")
+    for statement in (
+        "ALTER TABLE user_tenant_access ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE user_tenant_access FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY slow ON user_tenant_access FOR SELECT USING (pg_sleep(0.5)::text IS NOT NULL)",
+        "CREATE POLICY free ON user_tenant_access FOR DELETE USING (true)",
+    ):
+        await database.execute(statement)
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    async with running(grants), asyncio.TaskGroup() as tasks:
+        async with database.transaction() as revoking:
+            await revoking.execute("DELETE FROM user_tenant_access")
+            # Sees the grant still: the end of it is not committed.
+            reading = tasks.create_task(grants.of(ANA))
+            await until_so(lambda: gives(database, asleep, 1))
+        assert not reading.done()
+        assert allowed(await reading, "github") is None
 
 
 async def test_the_least_recently_used_gives_way(grants: Grants, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +441,7 @@ async def test_a_failed_reading_is_not_tried_again_by_everyone_in_turn(
             await grants.of(BEN)
         clock = asyncio.get_running_loop()
         started = clock.time()
-        for number in range(200):
+        for number in range(3000):
             with pytest.raises(StoreUnavailable):
                 await grants.of(Principal.of(("https://idp", "", str(number)), email=None, groups=("g",)))
         assert clock.time() - started < 1.0
