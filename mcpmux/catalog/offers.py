@@ -11,8 +11,8 @@ Owns when a server is asked for its lists, which answer counts, and that it is k
   nobody a `list_changed`.
 - Nothing here waits for the database but the task that keeps; without it, lists come from live links alone.
 
-A seat (`_Seat`) is one server with one config section. A changed section gets a new seat, which starts with what the
-old one offered; whatever is still under way for the old one is dropped when it arrives.
+Each server has a `Seat` for its config section. When the section changes, whatever is still under way for the former
+seat is dropped when it arrives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -32,8 +31,8 @@ from mcpmux.catalog.items import Offer as Offer
 from mcpmux.catalog.items import Reading, read_items
 from mcpmux.catalog.kept import fetch_kept, keep, kept_bytes, prune, read_kept
 from mcpmux.catalog.pages import Bounds, read_pages
+from mcpmux.catalog.seat import KEEP, Due, Pace, Seat
 from mcpmux.config.schema import Server
-from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import StoreUnavailable, UpstreamError
 from mcpmux.links.changes import LinkChange, LinkReady, OfferChanged, StateChanged
 from mcpmux.links.link import Link
@@ -49,53 +48,7 @@ from mcpmux.store.database import Database
 log = logger("catalog")
 
 SHOWN: Final = 5  # names in one log line
-_KEEP: Final = "keep"
-_Due = Offered | str  # a list to ask for, or `_KEEP`
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often servers are asked; seconds."""
-
-    quiet: float = 1.0
-    together: float = 2.0
-    retry: float = 1.0  # after the first failure, doubled with each further one
-    longest: float = 300.0
-
-
-class _Seat:
-    """One server with one config section, and what is known and wanted of it."""
-
-    __slots__ = (
-        "awaits_link", "busy", "digest", "due", "failures", "fresh", "given_up", "hurry", "key", "live", "offer",
-        "said", "server", "unavailable",
-    )  # fmt: skip
-
-    def __init__(self, server: Server, digest: bytes, before: _Seat | None) -> None:
-        self.server = server
-        self.digest = digest
-        self.key = LinkKey(server.id)
-        self.offer: Offer | None = before.offer if before else None
-        self.awaits_link = before is not None  # the link that is there is still the one of the section before
-        self.given_up = False  # it failed, and has not been ready since
-        self.live = False  # the offer is this section's own, from a live link
-        self.unavailable = False  # it was asked, and nothing came
-        self.fresh: dict[Offered, tuple[Item, ...]] = {}  # read, and not in the offer yet
-        self.due: dict[_Due, float] = {}  # what is to be done, and when (loop time)
-        self.failures: dict[_Due, int] = {}
-        self.said: dict[tuple[Offered, str], tuple[str, ...]] = {}  # what the log was told of last
-        self.hurry = asyncio.Event()
-        self.busy = False
-
-    @property
-    def settled(self) -> bool:
-        """Whether waiting longer for its first offer is of no use."""
-        return self.offer is not None or self.unavailable or self.given_up
-
-    def want(self, what: Iterable[_Due], now: float) -> None:
-        for each in what:
-            self.due[each] = now
-        self.hurry.set()
+MOST_KEPT: Final = 64 * 1024 * 1024  # bytes; a larger offer is not kept
 
 
 class Offers:
@@ -111,7 +64,7 @@ class Offers:
         self._name_limit = name_limit
         self._pace = pace or Pace()
         self._bounds = Bounds()
-        self._seats: dict[str, _Seat] = {}
+        self._seats: dict[str, Seat] = {}
         self._serial = 0
         self._changed: Broadcast[str] = Broadcast()
         self._due: Mailbox[str] = Mailbox()
@@ -183,14 +136,14 @@ class Offers:
         seat = self._seats.get(server)
         return seat is None or seat.settled
 
-    def _seated(self, server: Server) -> _Seat | None:
+    def _seated(self, server: Server) -> Seat | None:
         """The new seat of a new or changed server, None if the one it has stays."""
         digest = self._keyring.digest("offer", server.section)
         old = self._seats.get(server.id)
         if old is not None and old.digest == digest:
             old.server = server
             return None
-        seat = self._seats[server.id] = _Seat(server, digest, old)
+        seat = self._seats[server.id] = Seat(server, digest, old)
         return seat
 
     def _tell(self, server: str) -> None:
@@ -199,18 +152,19 @@ class Offers:
 
     # What was kept -------------------------------------------------------------------------------------------------
 
-    async def _read_kept(self, seats: Iterable[_Seat]) -> None:
+    async def _read_kept(self, seats: Iterable[Seat]) -> None:
         wanted = {seat.server.id: seat for seat in seats}
+        if not wanted:
+            return
         try:
             found = await fetch_kept(self._db, {server: seat.digest for server, seat in wanted.items()})
+            for server, data in found.items():
+                self._use_kept(wanted[server], data)
             await prune(self._db, [seat.digest for seat in self._seats.values()])
         except StoreUnavailable as exc:
             log.warning("kept_offers_unread", problem=str(exc))
-            return
-        for server, data in found.items():
-            self._use_kept(wanted[server], data)
 
-    def _use_kept(self, seat: _Seat, data: bytes) -> None:
+    def _use_kept(self, seat: Seat, data: bytes) -> None:
         server = seat.server.id
         if seat.live or self._seats.get(server) is not seat:
             return
@@ -219,19 +173,23 @@ class Offers:
             log.warning("kept_offer_ignored", server=server, problem="it cannot be read")
             return
         items = {what: self._read(seat, what, entries).items for what, entries in kept.lists.items()}
-        made = Offer(server, items, kept.capabilities, kept.instructions, kept.server_info, self._serial + 1)
-        self._put(seat, made)
+        seat.kept = True
+        self._put(seat, Offer(server, items, kept.capabilities, kept.instructions, kept.server_info, self._serial + 1))
 
-    async def _keep(self, seat: _Seat) -> None:
+    async def _keep(self, seat: Seat) -> None:
         if seat.offer is None or self._seats.get(seat.server.id) is not seat:
             return
+        offer, data = seat.offer, kept_bytes(seat.offer)
+        if len(data) > MOST_KEPT:
+            log.warning("offer_not_kept", server=seat.server.id, problem=f"more than {MOST_KEPT} bytes")
+            return
         try:
-            await keep(self._db, seat.server.id, seat.digest, kept_bytes(seat.offer))
+            await keep(self._db, seat.server.id, seat.digest, data)
         except StoreUnavailable as exc:
-            pause = round(self._failed(seat, _KEEP), 1)
-            log.warning("offer_not_kept", server=seat.server.id, problem=str(exc), retry_seconds=pause)
-        else:
-            seat.failures.pop(_KEEP, None)
+            log.warning("offer_not_kept", server=seat.server.id, problem=str(exc), **self._again(seat, KEEP))
+            return
+        seat.succeeded(KEEP)
+        seat.kept = offer is seat.offer
 
     # What the links say --------------------------------------------------------------------------------------------
 
@@ -246,8 +204,7 @@ class Offers:
             return
         match change:
             case LinkReady():
-                seat.failures.clear()
-                seat.awaits_link = False
+                seat.greeted()
                 self._want(seat, Offered)
             case OfferChanged() if not seat.awaits_link:
                 self._want(seat, (change.what,))
@@ -256,7 +213,7 @@ class Offers:
             case _:
                 pass
 
-    def _look(self, seat: _Seat) -> None:
+    def _look(self, seat: Seat) -> None:
         """Catch up with what was said of a server before it had its seat."""
         state = self._pool.state(seat.server.id)
         if state is not None:
@@ -264,45 +221,36 @@ class Offers:
         if state is State.READY and not seat.awaits_link:
             self._want(seat, Offered)
 
-    def _note_state(self, seat: _Seat, state: str) -> None:
-        given_up = seat.given_up
-        if state == State.FAILED:
-            given_up = True
-        elif state in (State.READY, State.DEGRADED):
-            given_up = False
-        if given_up != seat.given_up:
-            seat.given_up = given_up
+    def _note_state(self, seat: Seat, state: str) -> None:
+        if seat.note_state(state):
             self._tell(seat.server.id)
 
-    def _want(self, seat: _Seat, what: Iterable[_Due]) -> None:
+    def _want(self, seat: Seat, what: Iterable[Due]) -> None:
         seat.want(what, _now())
         self._due.put(seat.server.id)
 
     # Asking --------------------------------------------------------------------------------------------------------
 
-    async def _tend(self, seat: _Seat) -> None:
+    async def _tend(self, seat: Seat) -> None:
         """Do what is due for one server until nothing is; a failure of it is nobody else's."""
         try:
             await fenced("offer", partial(self._do_what_is_due, seat), self._metrics)
         finally:
             seat.busy = False
 
-    async def _do_what_is_due(self, seat: _Seat) -> None:
-        while seat.due and self._seats.get(seat.server.id) is seat:
-            seat.hurry.clear()
-            pause = min(seat.due.values()) - _now()
-            if pause > 0:
-                await _until(seat.hurry, pause)
+    async def _do_what_is_due(self, seat: Seat) -> None:
+        while (due_at := seat.next_due) is not None and self._seats.get(seat.server.id) is seat:
+            if due_at > _now():
+                await _until(seat.hurry, due_at - _now())
+                seat.hurry.clear()
                 continue
-            await self._ask_in_time(seat, [what for what in Offered if seat.due.get(what, _NEVER) <= _now()])
-            if seat.due.get(_KEEP, _NEVER) <= _now():
-                del seat.due[_KEEP]
+            due = seat.take_due(_now())
+            await self._ask_in_time(seat, [what for what in due if isinstance(what, Offered)])
+            if KEEP in due:
                 await self._keep(seat)
             await asyncio.sleep(self._pace.quiet)
 
-    async def _ask_in_time(self, seat: _Seat, lists: list[Offered]) -> None:
-        for what in lists:
-            del seat.due[what]
+    async def _ask_in_time(self, seat: Seat, lists: list[Offered]) -> None:
         if not lists or self._pool.state(seat.server.id) not in (State.READY, State.DEGRADED):
             return  # A link that is not there is announced when it is there again.
         try:
@@ -320,7 +268,7 @@ class Offers:
             seat.unavailable = True
             self._tell(seat.server.id)
 
-    async def _ask(self, seat: _Seat, link: Link, lists: list[Offered]) -> None:
+    async def _ask(self, seat: Seat, link: Link, lists: list[Offered]) -> None:
         for what in lists:
             pages = await read_pages(self._pool, link, what, self._bounds)
             if pages.entries is None:
@@ -328,14 +276,18 @@ class Offers:
                 continue
             if pages.problem is not None:
                 log.warning("list_cut_short", server=seat.server.id, list=what.value, problem=pages.problem)
-            seat.failures.pop(what, None)
+            seat.succeeded(what)
             seat.fresh[what] = self._read(seat, what, pages.entries).items
 
-    def _list_failed(self, seat: _Seat, what: Offered, problem: str | None) -> None:
-        pause = round(self._failed(seat, what), 1)
-        log.warning("list_failed", server=seat.server.id, list=what.value, problem=problem, retry_seconds=pause)
+    def _list_failed(self, seat: Seat, what: Offered, problem: str | None) -> None:
+        log.warning("list_failed", server=seat.server.id, list=what.value, problem=problem, **self._again(seat, what))
 
-    def _read(self, seat: _Seat, what: Offered, entries: Iterable[bytes]) -> Reading:
+    def _again(self, seat: Seat, what: Due) -> dict[str, float]:
+        """Plan to do it again; the pause, for the log."""
+        pause = seat.failed(what, self._pace, _now(), random.random())  # noqa: S311 (jitter)
+        return {"retry_seconds": round(pause, 1)}
+
+    def _read(self, seat: Seat, what: Offered, entries: Iterable[bytes]) -> Reading:
         reading = read_items(what, seat.server.id, entries, self._name_limit)
         for event, names in (
             ("entries_unfit", reading.unfit),
@@ -348,7 +300,7 @@ class Offers:
             seat.said[what, event] = names
         return reading
 
-    def _show(self, seat: _Seat, link: Link) -> None:
+    def _show(self, seat: Seat, link: Link) -> None:
         """Make what was read part of the offer."""
         if not seat.fresh or link.greeting is None or self._seats.get(seat.server.id) is not seat:
             return
@@ -359,29 +311,19 @@ class Offers:
         capabilities = {name: Raw(bytes(value)) for name, value in said.capabilities.items()}
         info = Raw(bytes(said.server_info))
         made = Offer(seat.server.id, known, capabilities, said.instructions, info, self._serial + 1)
-        if self._put(seat, made):
-            self._want(seat, (_KEEP,))
+        self._put(seat, made)
+        if not seat.kept:
+            self._want(seat, (KEEP,))
 
-    def _put(self, seat: _Seat, offer: Offer) -> bool:
-        """Show `offer` from now on; False if there is nothing new in it."""
+    def _put(self, seat: Seat, offer: Offer) -> None:
+        """Show `offer` from now on, if there is anything new in it."""
         if seat.offer is not None and offer.same_as(seat.offer):
-            return False
+            return
         seat.offer = offer
+        seat.kept = seat.kept and not seat.live
         counts = {what.value: len(items) for what, items in offer.items.items()}
         log.info("offer_changed", server=seat.server.id, live=seat.live, **counts)
         self._tell(seat.server.id)
-        return True
-
-    def _failed(self, seat: _Seat, what: _Due) -> float:
-        """Plan to try again; the pause in seconds."""
-        failures = seat.failures[what] = seat.failures.get(what, 0) + 1
-        longest = min(self._pace.retry * 2.0 ** min(failures - 1, 30), self._pace.longest)
-        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
-        seat.due.setdefault(what, _now() + pause)
-        return pause
-
-
-_NEVER: Final = float("inf")
 
 
 def _now() -> float:

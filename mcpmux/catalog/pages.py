@@ -24,6 +24,8 @@ from mcpmux.protocol.events import Failure, Offered, Opening, Result
 from mcpmux.protocol.methods import ITEMS, LISTS
 from mcpmux.protocol.upstream.attribution import OURSELVES
 
+SHOWN: Final = 200  # characters of a server's words that the log may have
+
 _ENTRIES: Final = msgspec.json.Decoder(list[Raw])
 _METHOD_NOT_FOUND: Final = -32601
 
@@ -34,7 +36,7 @@ class Bounds:
 
     pages: int = 1_000
     entries: int = 50_000
-    size: int = 64 * 1024 * 1024  # bytes
+    size: int = 32 * 1024 * 1024  # bytes
     page_time: float = 30.0
     whole_time: float = 300.0
 
@@ -96,7 +98,7 @@ class _Reading:
         if isinstance(page, Failure):
             # On a later page it is a broken list, and what was read so far would pass for all of it.
             absent = page.code == _METHOD_NOT_FOUND and not self._read
-            self.outcome = Pages(()) if absent else Pages(None, f"error {page.code}: {page.message}")
+            self.outcome = Pages(()) if absent else Pages(None, f"error {page.code}: {page.message[:SHOWN]}")
             return
         try:
             found = members(page.result)

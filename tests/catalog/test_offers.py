@@ -15,6 +15,8 @@ import pytest
 from mcpmux.catalog import kept
 from mcpmux.catalog.pages import Bounds
 from mcpmux.config.schema import Server
+from mcpmux.credentials import LinkKey
+from mcpmux.errors import LinkLost
 from mcpmux.protocol.events import Offered
 from mcpmux.store import Database
 from tests.catalog.harness import BRISK, RING, Plan, Room, room, tool
@@ -64,6 +66,13 @@ async def test_all_pages_of_a_list_are_read(tmp_path: Path, database: Database) 
         await shown.offer("many")
         names = shown.names("many") or []
         assert [name for name in names if name.startswith("generated_")] == [f"generated_{n}" for n in range(250)]
+
+
+async def test_a_list_of_more_than_a_megabyte_in_one_line_is_read(tmp_path: Path, database: Database) -> None:
+    async with room(tmp_path, database, faulty("huge-list")) as shown:
+        offer = await shown.offer("huge-list")
+        assert sum(len(item.raw) for item in offer.items[Offered.TOOLS]) > 1_100_000
+        await until_kept(database, "huge-list")
 
 
 async def test_a_server_that_offers_nothing_has_an_empty_offer_and_is_not_asked_again(
@@ -234,10 +243,10 @@ async def test_a_restart_that_changes_nothing_tells_nobody(tmp_path: Path, datab
     async with room(tmp_path, database, counter()) as shown:
         offer = await shown.offer("counter")
         serial = shown.catalog.serial
-        link = await shown.pool.link(shown.offers._seats["counter"].key, 5)
-        with pytest.raises(Exception, match="stopped"):
+        link = await shown.pool.link(LinkKey("counter"), 5)
+        with pytest.raises(LinkLost):
             await shown.call("counter", "die", code=1)
-        assert await shown.pool.link(shown.offers._seats["counter"].key, 5) is not link
+        assert await shown.pool.link(LinkKey("counter"), 5) is not link
         await shown.call("counter", "offer", kind="tools", name="later")
         await shown.until(lambda: "later" in (shown.names("counter") or []))
         assert shown.catalog.serial == serial + 1
@@ -357,6 +366,19 @@ async def test_a_changed_server_shows_what_it_offered_until_the_new_link_says_mo
         await shown.until(lambda: "count" in (shown.names("lister") or []))
         row = await database.fetchval(ROWS + " AND digest = $2", "lister", RING.digest("offer", late.section))
         assert row is None or b'"old"' not in bytes(row)  # type: ignore[call-overload]
+
+
+async def test_what_a_new_section_offers_is_kept_even_if_it_is_the_same(
+    tmp_path: Path, database: Database, plan: Plan
+) -> None:
+    async with lister(tmp_path, database, plan) as shown:
+        offer = shown.offers.of("lister")
+        changed = msgspec.structs.replace(plan.server, section=plan.server.section + b" another token")
+        await shown.show(changed)
+        async with asyncio.timeout(5):
+            while await kept_of(database, "lister", changed.section) is None:
+                await asyncio.sleep(0.01)
+        assert shown.offers.of("lister") is offer
 
 
 async def test_a_new_title_asks_nothing_anew(tmp_path: Path, database: Database, plan: Plan) -> None:
