@@ -277,7 +277,7 @@ def _store_errors() -> Iterator[None]:
         raise ValueRefused from exc
     except (asyncpg.QueryCanceledError, TimeoutError) as exc:
         raise StoreUnavailable("a statement took too long") from exc
-    except asyncpg.PostgresConnectionError as exc:
+    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as exc:
         raise StoreUnavailable("the connection was lost") from exc
     except asyncpg.PostgresError as exc:
         raise StoreUnavailable(f"a statement failed (SQLSTATE {exc.sqlstate})") from exc
