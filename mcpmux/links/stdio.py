@@ -58,8 +58,9 @@ class StdioTransport:
     """The pipes of one child process; see the module."""
 
     __slots__ = (
-        "_all_closed", "_errors", "_flushing", "_input", "_last_words", "_lines", "_link", "_loop", "_open_input",
-        "_open_pipes", "_out", "_out_size", "_paused", "_readers", "_secrets", "_throttle", "_unconnected", "child",
+        "_all_closed", "_died", "_errors", "_flushing", "_input", "_last_words", "_lines", "_link", "_loop",
+        "_open_input", "_open_pipes", "_out", "_out_size", "_paused", "_readers", "_secrets", "_throttle",
+        "_unconnected", "child",
     )  # fmt: skip
 
     child: process.Child
@@ -80,6 +81,7 @@ class StdioTransport:
         self._readers: list[asyncio.BaseTransport] = []
         self._open_pipes = 0
         self._open_input = False
+        self._died = False  # it ended before we wanted it to
         self._unconnected: list[IO[bytes]] = []
         self._all_closed = asyncio.Event()
 
@@ -126,13 +128,18 @@ class StdioTransport:
         """Nothing is held per request."""
 
     def describe(self, problem: str) -> str:
-        """`problem` with what the process left behind: its exit code, and the last line it wrote to stderr."""
+        """`problem` with what the process left behind: how it ended, and the last line it wrote to stderr.
+
+        If it was us who ended it, its exit code says nothing, and if it had been ready, neither do its last words.
+        """
         code = self.child.code
-        if code is not None and not self.child.signalled:
+        died = self._died and not self.child.signalled
+        if died and code is not None:
             problem = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         lines = [line.decode("utf-8", "replace") for line in self._last_words]
         last = next((line for line in reversed(lines) if not _NOISE.match(line)), "")
-        return redact(f"{problem}: {last.strip()}" if last else problem, self._secrets)
+        telling = last and (died or self._link.greeting is None)
+        return redact(f"{problem}: {last.strip()}" if telling else problem, self._secrets)
 
     async def close(self) -> None:
         """End the process group: input closed, SIGTERM, SIGKILL. Bounded; afterwards nothing of it is left."""
@@ -178,7 +185,7 @@ class StdioTransport:
             self.child.reap()
         self._check_closed()
         # The output of a dead group ends at once, unless a process that left the group holds it.
-        self._loop.call_later(GRACE, self._link.end, "its process ended")
+        self._loop.call_later(GRACE, self._die, "its process ended")
 
     def writing_paused(self, paused: bool) -> None:
         """Whether the pipe is full."""
@@ -187,7 +194,7 @@ class StdioTransport:
     def input_ended(self) -> None:
         """The child has closed its input: it may still answer what it has read."""
         self._open_input = False
-        self._loop.call_later(GRACE, self._link.end, "it closed its input")
+        self._loop.call_later(GRACE, self._die, "it closed its input")
 
     def _read(self, data: bytes) -> None:
         link = self._link
@@ -202,7 +209,7 @@ class StdioTransport:
         for line in self._lines.close():
             if isinstance(line, bytes):
                 self._link.receive(line)
-        self._link.end("it closed its output")
+        self._die("it closed its output")
         self._pipe_ended()
 
     def _read_errors(self, data: bytes) -> None:
@@ -213,6 +220,11 @@ class StdioTransport:
                 if self._throttle.passes():
                     shown = redact(text.decode("utf-8", "replace").rstrip(), self._secrets)
                     log.info("server_stderr", server=self._link.key.server, line=shown)
+
+    def _die(self, problem: str) -> None:
+        if self._link.lost is None:
+            self._died = True
+            self._link.end(problem)
 
     def _pipe_ended(self) -> None:
         self._open_pipes -= 1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from mcpmux.protocol.events import Failure, Log, Opening, Progress, Result
-from tests.links.harness import call, counter, ending, events, link_of, running, text, tool
+from tests.links.harness import call, counter, ending, events, faulty, link_of, running, text, tool
 
 
 async def test_a_call_goes_to_the_child_and_its_answer_comes_back(tmp_path: Path) -> None:
@@ -111,10 +110,9 @@ async def test_pretty_printed_arguments_reach_the_server_as_one_line(tmp_path: P
 
 
 async def test_what_the_server_did_not_announce_is_not_asked(tmp_path: Path) -> None:
-    async with running(tmp_path, counter()) as pool:
-        link = await link_of(pool, "counter")
-        assert link.greeting is not None
-        for name in list(link.greeting.capabilities):
-            assert name in {"tools", "resources", "prompts", "logging", "completions"}
-        end = await asyncio.wait_for(link.open(Opening("ping", None, "")).next(), 5)
-        assert isinstance(end, Result)
+    async with running(tmp_path, faulty("no-tools")) as pool:
+        link = await link_of(pool, "no-tools")
+        assert await ending(link.open(Opening("tools/list", None, ""))) == Failure(
+            -32601, "Method not found: tools/list"
+        )
+        assert link.in_flight == 0

@@ -30,6 +30,7 @@ from mcpmux.protocol.upstream import wreckage
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Greeting, Received, Send, Stray, T, Unwelcome
 
+FIRST_ID: Final = 1001  # small numbers turn up in what servers write by mistake
 METHOD_NOT_FOUND: Final = -32601
 SHOWN: Final = 500  # characters of a stray message that the log may have
 
@@ -69,7 +70,7 @@ class LinkCore(Generic[T]):
         self._flights: dict[int, _Flight[T]] = {}
         self._checks: dict[int, T] = {}  # pings, which cause no messages and so disturb no attribution
         self._callers = Callers()
-        self._next = 1
+        self._next = FIRST_ID
         self._offer = 0
         self._greeting_id = 0
         self._unasked: frozenset[str] = frozenset()
@@ -83,6 +84,11 @@ class LinkCore(Generic[T]):
     def leftovers(self) -> int:
         """How many entries all tables hold together, cancelled calls apart; for tests and `status`."""
         return len(self._flights) + len(self._checks) + bool(self._greeting_id)
+
+    @property
+    def ghosts(self) -> int:
+        """How many cancelled calls are remembered, because the server may be at work on them still."""
+        return self._callers.ghosts
 
     def greet(self) -> tuple[int, bytes]:
         """The id and wire of `initialize`, asking for the newest revision; also to greet anew after a lost session."""
@@ -176,7 +182,7 @@ class LinkCore(Generic[T]):
             return self._greeted(reply)
         if self._callers.laid(request, now):
             return Stray("late")
-        return Stray("duplicate" if 0 < request < self._next else "unknown_id", str(request))
+        return Stray("duplicate" if FIRST_ID <= request < self._next else "unknown_id", str(request))
 
     def _unaddressed(self, reply: Reply, stream: int | None, now: float) -> Received[T]:
         """An answer without an id of ours: an error whose request could not be read, if only one can be meant."""
