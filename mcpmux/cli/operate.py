@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final
+
+import msgspec
 
 from mcpmux.cli.command import GOOD, NEGATIVE, say, say_json, seconds, table
 from mcpmux.config.load import data_dir_in, environment
@@ -15,9 +17,6 @@ from mcpmux.errors import ConfigInvalid, NotRunning, UsageWrong
 from mcpmux.identity.development import development_issuer
 from mcpmux.store import Database, opened
 from mcpmux.store import migrate as apply_migrations
-
-if TYPE_CHECKING:
-    from mcpmux.faces.control import Json
 
 _LOCK_WAIT: Final = 10.0  # seconds to wait for a command or a start that holds the data directory
 
@@ -136,35 +135,62 @@ async def status(arguments: argparse.Namespace, outcome: Snapshot | ConfigInvali
     from mcpmux.faces.control import ask
 
     told = await ask(data_dir.absolute(), "status")
-    if not isinstance(told, dict):
-        raise NotRunning("The running mcpmux sent an answer that this one does not understand")
     if arguments.json:
         say_json(told)
-    else:
-        say(*_status_lines(told))
+        return GOOD
+    try:
+        say(*_status_lines(msgspec.convert(told, _Status)))
+    except msgspec.ValidationError as error:
+        raise NotRunning("The running mcpmux is of another version: restart it, or ask with --json") from error
     return GOOD
 
 
-def _status_lines(told: Mapping[str, Json]) -> list[str]:
-    servers = cast(list[dict[str, Json]], told["servers"])
-    config = cast(dict[str, Json], told["config"])
-    lines = [f"mcpmux {told['version']} at {told['url']}, {told['phase']}, up {_span(cast(float, told['uptime']))}"]
-    lines += (
-        table((str(s["id"]), str(s["state"]), _tools(s), str(s["reason"] or "")) for s in servers) if servers else []
-    )
-    lines.append(_counted([str(server["state"]) for server in servers]))
-    if not config["ok"]:
+class _Config(msgspec.Struct, frozen=True):
+    ok: bool
+    errors: list[str]
+    restart_needed: bool
+
+
+class _Server(msgspec.Struct, frozen=True):
+    id: str
+    state: str
+    reason: str | None
+    tools: int | None
+
+
+class _Status(msgspec.Struct, frozen=True):
+    """Of the answer on the socket, what a person is shown."""
+
+    version: str
+    url: str
+    phase: str
+    uptime: float
+    config: _Config
+    store: bool
+    sessions: int
+    calls: int
+    servers: list[_Server]
+
+
+def _status_lines(told: _Status) -> list[str]:
+    lines = [
+        f"mcpmux {told.version} at {told.url}, {told.phase}, up {_span(told.uptime)}",
+        f"{told.sessions} sessions, {told.calls} calls in flight",
+        *table((server.id, server.state, _tools(server), server.reason or "") for server in told.servers),
+        _counted([server.state for server in told.servers]),
+    ]
+    if not told.config.ok:
         lines.append("config: the file has errors, so what was read before goes on:")
-        lines += [f"  {problem}" for problem in cast(list[str], config["errors"])]
-    if config["restart_needed"]:
+        lines += (f"  {problem}" for problem in told.config.errors)
+    if told.config.restart_needed:
         lines.append("config: restart needed, `gateway:` has changed")
-    if not told["store"]:
+    if not told.store:
         lines.append("database: lost, trying to reach it again")
     return lines
 
 
-def _tools(server: Mapping[str, Json]) -> str:
-    return f"{server['tools']} tools" if isinstance(server.get("tools"), int) else ""
+def _tools(server: _Server) -> str:
+    return "" if server.tools is None else f"{server.tools} tools"
 
 
 def _span(length: float) -> str:
