@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -55,7 +56,7 @@ def read(results: Path) -> Checks:
     """The checks in a folder of results; of checks with one name the worst counts."""
     found: Checks = {}
     for file in sorted(results.glob("*/checks.json")):
-        scenario = file.parent.name.removeprefix("server-").rpartition("-2")[0]
+        scenario = re.sub(r"-\d{4}-\d\d-\d\dT[\d-]+Z$", "", file.parent.name.removeprefix("server-"))
         for check in json.loads(file.read_text()):
             name = f"{scenario}/{check['id']}"
             found[name] = max(found.get(name, ORDER[0]), check["status"], key=ORDER.index)
