@@ -28,12 +28,14 @@ RETRY: Final = 1000
 async def event_stream(entry: Entry, kind: str, metrics: Metrics) -> AsyncIterator[EventSourceResponse]:
     """A prepared event stream as the answer to `entry`; it is ended properly on the way out."""
     stream = EventSourceResponse(
-        headers={**entry.headers, "Cache-Control": "no-store"},
+        headers=entry.headers,
         sep="\n",
         allow_all_methods=True,
         send_timeout=SLOW_READER,
         ping_interval=PING,
     )
+    # The library has said no-cache, which would let a shared cache keep it.
+    stream.headers["Cache-Control"] = "no-store"
     metrics.stream_opened(kind)
     try:
         await stream.prepare(entry.request)
