@@ -49,13 +49,14 @@ class Watched:
 class Program:
     """A Python program of ours in a process of its own; each line that it prints is JSON."""
 
-    def __init__(self, code: str, *arguments: str) -> None:
+    def __init__(self, code: str, *arguments: str, session: bool = False) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": ROOT},
+            start_new_session=session,
         )
 
     @property
@@ -83,9 +84,9 @@ class Program:
 
 
 @contextmanager
-def program(code: str, *arguments: str) -> Iterator[Program]:
-    """Run one for as long as the block."""
-    running = Program(code, *arguments)
+def program(code: str, *arguments: str, session: bool = False) -> Iterator[Program]:
+    """Run one for as long as the block, in a session of its own if wanted."""
+    running = Program(code, *arguments, session=session)
     try:
         yield running
     finally:

@@ -167,6 +167,18 @@ def alone() -> Iterator[tuple[socket.socket, Watched]]:
     process.wait(5)
 
 
+def test_a_group_is_ended_by_its_number_where_there_are_no_marks(alone: tuple[socket.socket, Watched]) -> None:
+    records, guardian = alone
+    with program(WITH_GRANDCHILD, session=True) as leader:
+        (grandchild,) = leader.says()  # type: ignore[misc]
+        with Watched(grandchild) as watched:
+            records.send(f"+ server {leader.pid} {watch.start_time(leader.pid)} 0\n".encode())
+            records.close()
+            assert guardian.ended()
+            assert watched.ended()
+        assert leader.process.wait(5) == -signal.SIGKILL
+
+
 def test_a_stranger_with_the_pid_of_a_group_is_left_alone(alone: tuple[socket.socket, Watched]) -> None:
     records, guardian = alone
     stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)

@@ -88,6 +88,7 @@ class Guardian:
         if self._closed:
             raise RuntimeError("the guardian is closed: nothing may be started any more")
         self.ensure()
+        self._read_journal()
         mark = self._base - self._made % MARKS if self._base else 0
         self._made += 1
         lasting = threading.current_thread() is threading.main_thread()

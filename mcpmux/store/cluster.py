@@ -257,7 +257,8 @@ class Cluster:
                 preexec_fn=_before_exec(self._place.account, self._guardian.preexec(kind)),
             )
         except (OSError, subprocess.SubprocessError) as exc:
-            raise StoreUnavailable(f"{self._programs / program} cannot be started") from exc
+            user = f" as user {self._place.account.name}" if self._place.account else ""
+            raise StoreUnavailable(f"{self._programs / program} cannot be started{user}") from exc
 
 
 @asynccontextmanager

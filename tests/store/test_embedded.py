@@ -25,7 +25,7 @@ from mcpmux.store import migrate, opened
 from mcpmux.store.cluster import Cluster, end_leftover
 from mcpmux.store.place import make_place, programs, read_file
 from tests.postgres import open_folder
-from tests.processes import Watched, program
+from tests.processes import ROOT, Watched, program
 
 GRANT = "INSERT INTO user_tenant_access (user_email, tenant_id) VALUES ($1, 'github')"
 COUNT = "SELECT count(*) FROM user_tenant_access"
@@ -310,7 +310,7 @@ def test_commands_at_the_same_time_share_one_postgres_and_none_is_cut_off(used_d
         subprocess.Popen(
             [sys.executable, "-c", COMMAND, str(used_dir), f"{number}@example.com"],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONPATH": ROOT},
         )
         for number in range(6)
     ]
