@@ -1,0 +1,65 @@
+"""What a test sees of a server's side: the messages that `witness.py` wrote down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+WAIT = 5.0
+Json = dict[str, object]
+PROGRAM = Path(__file__).with_name("witness.py")
+
+
+class Witness:
+    """One server that remembers what it was told, on a folder of the test's."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.record = folder / f"{name}.record"
+
+    def section(self, *arguments: str | int, **more: object) -> dict[str, object]:
+        """The config section that starts it."""
+        command = [sys.executable, str(PROGRAM), "--name", self.name, "--record", str(self.record)]
+        return {"transport": "stdio", "command": [*command, *map(str, arguments)], **more}
+
+    def heard(self, method: str | None = None) -> list[Json]:
+        """Every message so far, or those of one method."""
+        if not self.record.exists():
+            return []
+        text = self.record.read_text()
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [one for line in lines if method in (None, (one := json.loads(line)).get("method"))]
+
+    def tools(self, name: str) -> list[Json]:
+        """The calls of one tool so far."""
+        return [one for one in self.heard("tools/call") if params(one).get("name") == name]
+
+    async def hears(self, method: str, matching: Callable[[Json], bool] = lambda _: True, count: int = 1) -> list[Json]:
+        """Wait until so many messages of this method that match have come."""
+        found: list[Json] = []
+
+        def enough() -> bool:
+            found[:] = [one for one in self.heard(method) if matching(one)]
+            return len(found) >= count
+
+        await until(enough, f"{count} x {method} at {self.name}")
+        return found
+
+
+def params(message: Json) -> Json:
+    """The params of a message."""
+    found = message.get("params")
+    return found if isinstance(found, dict) else {}
+
+
+async def until(happened: Callable[[], object], what: str, wait: float = WAIT) -> None:
+    """Wait until this is true; bounded."""
+    try:
+        async with asyncio.timeout(wait):
+            while not happened():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {wait} s") from None
