@@ -87,7 +87,7 @@ async def link_of(pool: Pool, name: str, wait: float = PATIENCE * 2) -> Link:
     return await pool.link(LinkKey(name), wait)
 
 
-def tool(name: str, caller: str = "ana", progress: bool = False, **arguments: object) -> Opening:
+def tool(name: str, /, caller: str = "ana", progress: bool = False, **arguments: object) -> Opening:
     """A call of a tool."""
     params = {"name": Raw(msgspec.json.encode(name)), "arguments": Raw(msgspec.json.encode(arguments))}
     return Opening("tools/call", params, caller, wants_progress=progress)
@@ -118,7 +118,7 @@ async def text(exchange: Exchange) -> str:
     return str(msgspec.json.decode(end.result)["content"][0]["text"])
 
 
-async def call(link: Link, name: str, **arguments: object) -> str:
+async def call(link: Link, name: str, /, **arguments: object) -> str:
     """Call a tool and give its text."""
     return await text(link.open(tool(name, **arguments)))
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
 import pytest
+import uvloop
 
 from mcpmux.protocol.events import Failure, Log, Opening, Progress, Result
 from tests.links.harness import call, counter, ending, events, faulty, link_of, running, text, tool
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Everything here has to work on both loops: their pipes differ."""
+    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
 
 
 async def test_a_call_goes_to_the_child_and_its_answer_comes_back(tmp_path: Path) -> None:
