@@ -197,6 +197,19 @@ def test_nothing_is_left_after_kill_9_and_the_next_start_has_all_data(used_dir: 
     assert [process.ended() for process in watched] == [True] * len(watched)
 
 
+def test_kill_9_during_the_first_run_leaves_nothing_and_the_next_run_works(data_dir: Path) -> None:
+    with program(SERVE, str(data_dir)) as serve:
+        while not (data_dir / "postgres/data.new/base").exists():
+            assert serve.process.poll() is None
+        watched = [Watched(int(pid)) for pid in numbered() if status(pid)[1:2] == [str(serve.pid).encode()]]
+        assert len(watched) == 2, "the guardian and initdb"
+        serve.kill()
+        assert [process.ended() for process in watched] == [True, True]
+    with program(COMMAND, str(data_dir), "ana@example.com") as command:
+        assert command.says() == 1
+    assert not (data_dir / "postgres/data.new").exists()
+
+
 def test_postgres_ends_after_kill_9_even_without_a_guardian(used_dir: Path) -> None:
     with program(SERVE, str(used_dir)) as serve:
         guardian, postmaster = serve.says()  # type: ignore[misc]
