@@ -230,8 +230,9 @@ class Gateway:
 
     async def _show(self, snapshot: Snapshot) -> None:
         self._rooms.pool.apply(snapshot.servers)
-        await self._rooms.offers.apply(snapshot.servers)
+        # Before anything is awaited: a slow database must not delay hiding a disabled server.
         self._rooms.catalog.apply(snapshot.servers)
+        await self._rooms.offers.apply(snapshot.servers)
 
     # The end -------------------------------------------------------------------------------------------------------
 

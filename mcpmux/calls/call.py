@@ -46,6 +46,7 @@ class Call:
         "_exchange",
         "_finished",
         "admission",
+        "asked",
         "caller",
         "chat",
         "deadline",
@@ -70,6 +71,7 @@ class Call:
         self.nudged = False
         self.server: Server | None = None
         self.native = ""
+        self.asked = ""  # the server that a refused name leads to, for the log alone
         self.decision: Decision | None = None
         self.outcome = ""
         self._finished = finished

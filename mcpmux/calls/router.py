@@ -36,6 +36,7 @@ from mcpmux.errors import (
     MuxError,
     PromptUnknown,
     ResourceUnknown,
+    ServerUnavailable,
     ToolUnknown,
 )
 from mcpmux.identity.principal import Principal
@@ -57,6 +58,7 @@ RESTART_WAIT: Final = 15.0
 
 # How much of a name that leads nowhere is repeated to the caller and logged.
 MAX_NAMED: Final = 256
+MOST_ROUTES: Final = 8192
 
 _KINDS: Final[Mapping[Subject, Kind]] = {
     Subject.TOOL: "tool",
@@ -80,6 +82,8 @@ class Router:
         self._recorder = recorder
         self._metrics = metrics
         self._calls: set[Call] = set()
+        self._routes: dict[tuple[View, str, Subject, str], tuple[Found, Decision]] = {}
+        self._serial = -1
 
     @property
     def in_flight(self) -> int:
@@ -148,9 +152,12 @@ class Router:
 
     async def run(self) -> None:
         """Sweep for deadlines and recheck on changed grants, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(fenced("call deadlines", self._sweep, self._metrics), name="call deadlines")
-            tasks.create_task(fenced("call grants", self._recheck, self._metrics), name="call grants")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(fenced("call deadlines", self._sweep, self._metrics), name="call deadlines")
+                tasks.create_task(fenced("call grants", self._recheck, self._metrics), name="call grants")
+        finally:
+            self._recorder.flush()
 
     async def _sweep(self) -> None:
         while True:
@@ -158,6 +165,7 @@ class Router:
             now = time.monotonic()
             for call in list(self._calls):
                 call.sweep(now, QUIET)
+            self._recorder.flush()
 
     async def _recheck(self) -> None:
         async for _ in self._grants.changes():
@@ -168,8 +176,7 @@ class Router:
                         call.fail(_unknown(call))
 
     def _still(self, call: Call, grants: GrantSet) -> bool:
-        found = self._found(call)
-        return found is not None and self._decided(call, found, grants).allowed
+        return self._route(call.caller.view, grants, *self._subject(call)) is not None
 
     def _ended(self, call: Call) -> None:
         self._calls.discard(call)
@@ -203,23 +210,51 @@ class Router:
     # What a server answers -----------------------------------------------------------------------------------------
 
     async def _to_server(self, call: Call, grants: GrantSet) -> None:
-        call.native = self._subject(call)[1][:MAX_NAMED]  # until it is found: the log says what was asked for
-        found = self._found(call)
-        if found is not None and found.pending:
-            # Never seen before: wait for what it offers, if the caller may use the server at all.
-            if decide(grants, whole(found.server)).allowed:
-                await self._offers.settled((found.server.id,), min(found.server.timeout, RESTART_WAIT))
-            found = self._found(call)
-        if found is None or found.pending:
-            raise _unknown(call)
-        decision = self._decided(call, found, grants)
-        if not decision.allowed:
-            call.decision, call.native = decision, found.native
-            raise _unknown(call)
+        subject, name = self._subject(call)
+        found, decision = self._route(call.caller.view, grants, subject, name) or await self._decided(call, grants)
         call.decision, call.server, call.native = decision, found.server, found.native
         if call.admission.method.answers is Answers.INTEREST and self._interested(call):
             return
         await self._begin(call, found)
+
+    def _route(self, view: View, grants: GrantSet, subject: Subject, name: str) -> tuple[Found, Decision] | None:
+        """What this name leads to for these grants, if it may be used; kept until anything in the catalog changes."""
+        if self._serial != self._catalog.serial or len(self._routes) >= MOST_ROUTES:
+            self._serial = self._catalog.serial
+            self._routes.clear()
+        key = (view, grants.fingerprint, subject, name)
+        route = self._routes.get(key)
+        if route is None:
+            found = self._catalog.find(view, subject, name)
+            if found is None or found.pending:
+                return None
+            decision = decide(grants, _target(found, subject))
+            if not decision.allowed:
+                return None
+            route = self._routes[key] = (found, decision)
+        return route
+
+    async def _decided(self, call: Call, grants: GrantSet) -> tuple[Found, Decision]:
+        """What the call is about, if its caller may use it; waits for a server that was never seen before.
+
+        Raises: ToolUnknown, PromptUnknown, ResourceUnknown (absent and refused alike), ServerUnavailable.
+        """
+        subject, name = self._subject(call)
+        call.native = name[:MAX_NAMED]  # until it is found: the log says what was asked for
+        found = self._catalog.find(call.caller.view, subject, name)
+        if found is not None and found.pending and decide(grants, whole(found.server)).allowed:
+            wait = min(found.server.timeout, RESTART_WAIT)
+            await self._offers.settled((found.server.id,), wait)
+            found = self._catalog.find(call.caller.view, subject, name)
+            if found is not None and found.pending:
+                raise ServerUnavailable(found.server.id, wait)
+        if found is None or found.pending:
+            raise _unknown(call)
+        call.decision = decide(grants, _target(found, subject))
+        if not call.decision.allowed:
+            call.asked, call.native = found.server.id, found.native
+            raise _unknown(call)
+        return found, call.decision
 
     async def _begin(self, call: Call, found: Found) -> None:
         server, method = found.server, call.admission.method
@@ -247,15 +282,6 @@ class Router:
             return True
         return False
 
-    def _found(self, call: Call) -> Found | None:
-        subject, name = self._subject(call)
-        return self._catalog.find(call.caller.view, subject, name)
-
-    def _decided(self, call: Call, found: Found, grants: GrantSet) -> Decision:
-        subject, _ = self._subject(call)
-        server, read_only = found.server, found.item is not None and found.item.read_only
-        return decide(grants, Target(server.id, server.enabled, _KINDS[subject], found.native, read_only, server.tools))
-
     def _subject(self, call: Call) -> tuple[Subject, str]:
         """What the request is about, and the name or URI of it as sent.
 
@@ -273,6 +299,12 @@ class Router:
 def whole(server: Server) -> Target:
     """What `decide()` is asked about a server as a whole."""
     return Target(server.id, server.enabled, "server", server.id, False, server.tools)
+
+
+def _target(found: Found, subject: Subject) -> Target:
+    """What `decide()` is asked about one thing of a server."""
+    server, read_only = found.server, found.item is not None and found.item.read_only
+    return Target(server.id, server.enabled, _KINDS[subject], found.native, read_only, server.tools)
 
 
 def _reference(raw: Raw | None) -> tuple[Subject, str]:

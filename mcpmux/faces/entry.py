@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from mcpmux.catalog.view import View
 from mcpmux.errors import BodyTooLarge, InvalidRequest, MediaTypeUnsupported, NotAcceptable
+from mcpmux.faces import reply
 from mcpmux.identity.principal import Principal
 
 JSON: Final = "application/json"
@@ -42,8 +43,10 @@ class Entry(Struct, frozen=True):
     path: str
     headers: Mapping[str, str]
 
-    def answer(self, wire: bytes, status: int = 200, extra: Mapping[str, str] | None = None) -> web.Response:
+    def answer(self, wire: bytes, status: int = 200, extra: Mapping[str, str] | None = None) -> web.StreamResponse:
         """A JSON answer."""
+        if status == 200 and extra is None and len(self.headers) == 2 and reply.fits(self.request, wire):
+            return reply.WireReply(self.request_id, wire)
         headers = {"Content-Type": JSON, **self.headers}
         if extra is not None:
             headers.update(extra)
@@ -64,9 +67,14 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise MediaTypeUnsupported
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(limit)
+    content = request.content
+    if content.is_eof():
+        # The usual case: it came together with its headers.
+        body = content.read_nowait()
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
+        return body
     try:
-        if request.content.is_eof():
-            return await request.read()
         async with asyncio.timeout(BODY_TIME):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as exc:

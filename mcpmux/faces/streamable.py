@@ -84,7 +84,7 @@ class Streamable:
 
     # Sessions ------------------------------------------------------------------------------------------------------
 
-    async def _initialize(self, entry: Entry, request: Request) -> web.Response:
+    async def _initialize(self, entry: Entry, request: Request) -> web.StreamResponse:
         try:
             greeting = legacy.greeted(request)
             session = await self._sessions.open("streamable", entry.principal, entry.view, SessionCore(greeting))
@@ -254,7 +254,7 @@ def take_silent(session: Session, message: Notification | Reply) -> None:
         session.calls[cancelled].cancel(_reason(message))
 
 
-def refusal(entry: Entry, error: MuxError, request_id: int | str | None) -> web.Response:
+def refusal(entry: Entry, error: MuxError, request_id: int | str | None) -> web.StreamResponse:
     """The error of one request that never became a call."""
     return entry.answer(refused_wire(error, request_id, entry.request_id), status=faults.fault(error).status)
 

@@ -81,7 +81,9 @@ def logger(room: str) -> Logger:
 
 def _stamped(_sink: object, method: str, fields: Fields) -> Fields:
     """The line begins with what every reader looks for; a field of the same name keeps its value as `field_…`."""
-    line: Fields = {"timestamp": datetime.now(UTC), "level": method, "event": fields.pop("event", "")}
+    # A line that is written late has the time of what it tells.
+    at = fields.pop("timestamp") if isinstance(fields.get("timestamp"), datetime) else datetime.now(UTC)
+    line: Fields = {"timestamp": at, "level": method, "event": fields.pop("event", "")}
     if not _OURS.isdisjoint(fields):
         for name in _OURS & fields.keys():
             fields[f"field_{name}"] = fields.pop(name)
