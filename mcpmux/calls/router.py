@@ -231,7 +231,9 @@ class Router:
             decision = decide(grants, _target(found, subject))
             if not decision.allowed:
                 return None
-            route = self._routes[key] = (found, decision)
+            route = (found, decision)
+            if len(name) <= MAX_NAMED:  # a URI may be as long as a body
+                self._routes[key] = route
         return route
 
     async def _decided(self, call: Call, grants: GrantSet) -> tuple[Found, Decision]:

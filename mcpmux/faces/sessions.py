@@ -198,13 +198,15 @@ class Sessions:
         self._metrics.session_opened(transport)
         return session
 
-    def find(self, session_id: str, principal: Principal, view: View) -> Session:
-        """The principal's session of that id on that endpoint.
+    def find(self, session_id: str, principal: Principal, view: View, transport: str) -> Session:
+        """The principal's session of that id on that endpoint, over that transport.
 
         Raises: SessionUnknown (never existed, ended, another's: one answer).
         """
         session = self._sessions.get(session_id)
         if session is None or session.caller.principal.key != principal.key or session.caller.view != view:
+            raise SessionUnknown
+        if session.transport != transport:
             raise SessionUnknown
         session.used = time.monotonic()
         return session

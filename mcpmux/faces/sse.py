@@ -69,7 +69,8 @@ class LegacySse:
 
     async def message(self, entry: Entry) -> web.StreamResponse:
         """POST: take one message (or a batch) for a session; the answer goes down its stream."""
-        session = self._sessions.find(entry.request.query.get("session_id", ""), entry.principal, entry.view)
+        session_id = entry.request.query.get("session_id", "")
+        session = self._sessions.find(session_id, entry.principal, entry.view, "sse")
         body = await read_body(entry.request, self._body_limit)
         message = envelope.parse(body)
         stream = self._open.get(session.id)

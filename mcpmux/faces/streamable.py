@@ -101,7 +101,7 @@ class Streamable:
         session_id = headers.get(SESSION_ID)
         if session_id is None:
             raise InvalidRequest(f"the {SESSION_ID} header is missing: send initialize first")
-        session = self._sessions.find(session_id, entry.principal, entry.view)
+        session = self._sessions.find(session_id, entry.principal, entry.view, "streamable")
         revisions.check_header(headers.get(VERSION), session.core.revision)
         return session
 
