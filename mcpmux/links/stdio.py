@@ -34,6 +34,7 @@ from mcpmux.seal import Secret
 OUT_LIMIT: Final = 8 * 1024 * 1024  # bytes waiting for the child; over it new calls are refused
 STDERR_LINE: Final = 8 * 1024  # bytes; longer lines are cut
 LAST_WORDS: Final = 16  # stderr lines kept for the reason of a failure
+TURN: Final = 64  # lines taken in one turn of the loop
 GRACE: Final = 1.0  # seconds for the output to end after the process has
 
 # Last lines that say nothing: where in the source, which Node it was.
@@ -58,7 +59,7 @@ class StdioTransport:
     """The pipes of one child process; see the module."""
 
     __slots__ = (
-        "_all_closed", "_died", "_errors", "_flushing", "_input", "_last_words", "_lines", "_link", "_loop",
+        "_all_closed", "_backlog", "_died", "_errors", "_flushing", "_input", "_last_words", "_lines", "_link", "_loop",
         "_open_input", "_open_pipes", "_out", "_out_size", "_paused", "_readers", "_secrets", "_throttle",
         "_unconnected", "child",
     )  # fmt: skip
@@ -78,7 +79,8 @@ class StdioTransport:
         self._flushing = False
         self._paused = False
         self._input: asyncio.WriteTransport | None = None
-        self._readers: list[asyncio.BaseTransport] = []
+        self._backlog: deque[bytes | Oversized] = deque()
+        self._readers: list[asyncio.ReadTransport] = []
         self._open_pipes = 0
         self._open_input = False
         self._died = False  # it ended before we wanted it to
@@ -197,18 +199,36 @@ class StdioTransport:
         self._loop.call_later(GRACE, self._die, "it closed its input")
 
     def _read(self, data: bytes) -> None:
-        link = self._link
-        link.metrics.received(len(data))
-        for line in self._lines.feed(data):
-            if isinstance(line, Oversized):
-                link.receive_oversized(*line)
-            elif line and not line.isspace():
-                link.receive(line)
+        self._link.metrics.received(len(data))
+        lines = self._lines.feed(data)
+        if len(lines) <= TURN and not self._backlog:
+            for line in lines:
+                self._take(line)
+            return
+        # One read may hold ten thousand lines of garbage: other servers get their turn in between.
+        idle = not self._backlog
+        self._backlog.extend(lines)
+        if idle:
+            self._readers[0].pause_reading()
+            self._work_off()
+
+    def _work_off(self) -> None:
+        for _ in range(min(TURN, len(self._backlog))):
+            self._take(self._backlog.popleft())
+        if self._backlog:
+            self._loop.call_soon(self._work_off)
+        elif not self._readers[0].is_closing():
+            self._readers[0].resume_reading()
+
+    def _take(self, line: bytes | Oversized) -> None:
+        if isinstance(line, Oversized):
+            self._link.receive_oversized(*line)
+        elif line and not line.isspace():
+            self._link.receive(line)
 
     def _output_ended(self) -> None:
         for line in self._lines.close():
-            if isinstance(line, bytes):
-                self._link.receive(line)
+            self._take(line)
         self._die("it closed its output")
         self._pipe_ended()
 

@@ -305,7 +305,7 @@ class LinkCore(Generic[T]):
         return self._wrecked("malformed", head, tail, stream, str(fault), now)
 
     def _invalid(self, data: bytes, stream: int | None, fault: InvalidRequest, now: float) -> list[Received[T]]:
-        if (reply := wreckage.with_null(data)) is not None:
+        if b"null" in data and (reply := wreckage.with_null(data)) is not None:
             return [self._replied(reply, stream, now)]
         strays: list[Received[T]] = [Stray("invalid", _shown(data) or str(fault))]
         meant = fault.request_id
