@@ -173,6 +173,7 @@ class Grants:
             try:
                 principals = await self._renew()
             except StoreUnavailable as error:
+                self._metrics.store_up(False)
                 log.warning("grants_unread", reason=error.reason, problem=str(error))
             else:
                 took = round((time.monotonic() - started) * 1000, 1)

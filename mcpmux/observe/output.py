@@ -82,7 +82,7 @@ class LogOutput:
             return
         if not self._stuck:
             self._drain(0.0)
-        if self._kept and self._waking is not loop:
+        if (self._kept or self._pending) and self._waking is not loop:
             self._waking = loop
             loop.call_later(FLUSH_AFTER, self._wake)
 
