@@ -134,7 +134,10 @@ class Router:
     async def open(self, call: Call) -> None:
         """Decide on the call and begin it; what goes wrong on the way ends it."""
         try:
-            grants = await self.enter(call.caller.principal, call.caller.view)
+            caller = call.caller
+            grants = self._grants.cached(caller.principal) if caller.view.kind == "all" else None
+            if grants is None:
+                grants = await self.enter(caller.principal, caller.view)
             match call.admission.method.answers:
                 case Answers.SERVER | Answers.INTEREST:
                     await self._to_server(call, grants)

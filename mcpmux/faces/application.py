@@ -114,8 +114,17 @@ class Application:
         request_id = f"{self._boot}-{self._count:x}"
         headers = {REQUEST_ID: request_id, "Cache-Control": "no-store"}
         try:
-            headers.update(self._origins.check(request))
-            return await self._routed(request, request_id, headers)
+            if cors := self._origins.check(request):
+                headers.update(cors)
+            path = request.raw_path.partition("?")[0]
+            route = self._routes.get(path)
+            if route is None or request.method not in route.faces:
+                return await self._unusual(request, request_id, headers, path)
+            verified = self._known(request) or await self._verified(request)
+            if route.view.kind != "all":
+                await self._router.enter(verified.principal, route.view)
+            entry = Entry(request, request_id, verified.principal, verified.expires, route.view, path, headers)
+            return await route.faces[request.method](entry)
         except MuxError as error:
             return self._refused(request, error, request_id, headers)
         except Exception as error:  # noqa: BLE001 (this is the edge)
@@ -129,10 +138,10 @@ class Application:
         """
         await self._verified(request)
 
-    async def _routed(
-        self, request: web.BaseRequest, request_id: str, headers: Mapping[str, str]
+    async def _unusual(
+        self, request: web.BaseRequest, request_id: str, headers: Mapping[str, str], path: str
     ) -> web.StreamResponse:
-        path = request.raw_path.partition("?")[0]
+        """What is no known endpoint with one of its methods."""
         if request.method == "OPTIONS":
             return self._origins.preflight(request, headers)
         plain = self._plain.get(path) or self._below(path)
@@ -141,14 +150,9 @@ class Application:
             if not response.prepared:
                 response.headers.update({name: value for name, value in headers.items() if name != "Cache-Control"})
             return response
-        route = self._routes.get(path) or self._route(path)
+        route = self._route(path)
         if route is None:
             return web.Response(status=404, text="Not Found\n", headers=headers)
-        return await self._entered(request, request_id, headers, path, route)
-
-    async def _entered(
-        self, request: web.BaseRequest, request_id: str, headers: Mapping[str, str], path: str, route: _Route
-    ) -> web.StreamResponse:
         verified = await self._verified(request)
         face = route.faces.get(request.method)
         if face is None:
@@ -156,17 +160,17 @@ class Application:
             return web.Response(status=405, text="Method Not Allowed\n", headers={**headers, "Allow": allowed})
         if route.view.kind != "all":
             await self._router.enter(verified.principal, route.view)
-        entry = Entry(request, request_id, verified.principal, verified.expires, route.view, path, headers)
-        return await face(entry)
+        return await face(Entry(request, request_id, verified.principal, verified.expires, route.view, path, headers))
+
+    def _known(self, request: web.BaseRequest) -> Verified | None:
+        """The caller, if this very token was verified before: then its form was checked as well."""
+        values = request.headers.getall("Authorization", ())
+        if len(values) != 1 or not values[0].startswith("Bearer "):
+            return None
+        return self._verifier.known(values[0][7:])
 
     async def _verified(self, request: web.BaseRequest) -> Verified:
-        values = request.headers.getall("Authorization", ())
-        if len(values) == 1 and values[0].startswith("Bearer "):
-            # Known to the letter: then its form was checked when it was verified.
-            known = self._verifier.known(values[0][7:])
-            if known is not None:
-                return known
-        return await self._verifier.verify(bearer(values))
+        return await self._verifier.verify(bearer(request.headers.getall("Authorization", ())))
 
     def _below(self, path: str) -> PlainHandler | None:
         return next((handler for prefix, handler in self._prefixes if path.startswith(prefix)), None)

@@ -78,6 +78,8 @@ async def ask(data_dir: Path, command: str) -> Json:
     """
     try:
         sock = _connected(data_dir)
+    except PermissionError as error:
+        raise NotRunning(f"The data directory {data_dir} is another user's: ask as that user or as root") from error
     except OSError as error:
         raise NotRunning(f"No mcpmux is running on the data directory {data_dir}") from error
     try:

@@ -30,6 +30,21 @@ async def next_event(call: Call) -> Event:
         return await call.next()
 
 
+async def first_event(router: Router, call: Call) -> Event:
+    """Open the call and give its first event; whatever goes wrong on the way ends it.
+
+    Raises: CallCancelled.
+    """
+    try:
+        await router.open(call)
+        return await call.next()
+    except CallCancelled:
+        raise
+    except Exception as error:  # noqa: BLE001 (this is the edge)
+        _failed(call, error)
+        return await call.next()
+
+
 def _failed(call: Call, error: Exception) -> None:
     logger("faces").exception("call_failed", method=call.admission.method.name, request_id=call.request_id)
     call.fail(error)

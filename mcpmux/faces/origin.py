@@ -85,8 +85,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_loopback_origin(origin: str) -> bool:
-    parts = urlsplit(origin)
-    return parts.scheme in ("http", "https") and _name(parts.netloc) in _LOOPBACK_NAMES
+    scheme, _, authority = origin.partition("://")
+    return scheme in ("http", "https") and _name(authority) in _LOOPBACK_NAMES
 
 
 @lru_cache(maxsize=256)

@@ -13,9 +13,9 @@ import time
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from mcpmux.calls import Router
+from mcpmux.calls import Call, Router
 from mcpmux.errors import CallCancelled, Draining, InvalidRequest, ModernEraNotSpoken, MuxError
-from mcpmux.faces.edge import next_event, opened
+from mcpmux.faces.edge import first_event, next_event, opened
 from mcpmux.faces.entry import EVENTS, JSON, SESSION_ID, VERSION, Entry, check_accepts, read_body
 from mcpmux.faces.eventstream import RETRY, event_stream
 from mcpmux.faces.sessions import ReplyStream, Session, Sessions
@@ -23,7 +23,7 @@ from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, faults, revisions
 from mcpmux.protocol.downstream import legacy, replay
-from mcpmux.protocol.downstream.legacy import SessionCore
+from mcpmux.protocol.downstream.legacy import Admission, SessionCore
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
 from mcpmux.protocol.events import Event, Failure, Result
 from mcpmux.protocol.methods import INITIALIZED
@@ -121,12 +121,11 @@ class Streamable:
         stream = session.stream()
         try:
             try:
-                await self._open(entry, session, request, stream)
+                admission, call = self._admit(entry, session, request, stream)
             except MuxError as error:
                 return refusal(entry, error, request.id)
-            admission, call = stream.pending[0]
             try:
-                event = await next_event(call)
+                event = await first_event(self._router, call)
             except CallCancelled:
                 session.finish(admission, stream)
                 return entry.accepted()
@@ -150,9 +149,11 @@ class Streamable:
                 match message:
                     case Request():
                         try:
-                            await self._open(entry, session, message, stream)
+                            _, call = self._admit(entry, session, message, stream)
                         except MuxError as error:
                             refused.append(refused_wire(error, message.id, entry.request_id))
+                        else:
+                            await opened(self._router, call)
                     case InvalidRequest():
                         refused.append(refused_wire(message, message.request_id, entry.request_id))
                     case _:
@@ -163,8 +164,8 @@ class Streamable:
         finally:
             session.leave(stream)
 
-    async def _open(self, entry: Entry, session: Session, request: Request, stream: ReplyStream) -> None:
-        """Let one request in and open its call.
+    def _admit(self, entry: Entry, session: Session, request: Request, stream: ReplyStream) -> tuple[Admission, Call]:
+        """Let one request in: its call, still to be opened.
 
         Raises: Draining, NotInitialized, InvalidRequest, MethodUnknown, InvalidParams.
         """
@@ -174,7 +175,7 @@ class Streamable:
         chat = entry.request.headers.get(CHAT_ID)
         call = self._router.call(session.caller_of(entry.principal), admission, entry.request_id, chat)
         session.begin(admission, call, stream)
-        await opened(self._router, call)
+        return admission, call
 
     async def _stream(
         self, entry: Entry, session: Session, stream: ReplyStream, ready: list[bytes], first: Event | None

@@ -172,16 +172,17 @@ def _class_for(level: str) -> Any:
     return type(kind.__name__, (kind,), {"info": _info})
 
 
-def _info(self: Any, event: str | None = None, *args: object, **fields: object) -> object:
+def _info(self: Any, event: str | None = None, *args: object, **fields: object) -> None:
     """structlog's `info`, straight through for what nearly every line is: an event and fields, nothing to prepare.
 
     The line of every call goes this way; structlog's general one costs as much again as making and writing it.
     """
     if args or "exc_info" in fields or "level" in fields or "event" in fields:
-        return self._proxy_to_logger("info", event, *args, **fields)
+        self._proxy_to_logger("info", event, *args, **fields)
+        return
     at = fields.pop("timestamp", None)
     line: Fields = {"timestamp": at or datetime.now(UTC), "level": "info", "event": event, **self._context, **fields}
-    return _SINK.info(_PROCESSORS[-1](None, "info", line))
+    _SINK.info(_PROCESSORS[-1](None, "info", line))
 
 
 def _set_level(level: str) -> None:
