@@ -444,7 +444,7 @@ class ValueRefused(MuxError):
 
 
 class MigrationFailed(MuxError):
-    """A migration did not apply, or the database is newer than this mcpmux."""
+    """A migration did not apply, or the database was migrated by other files."""
 
     reason = "migration_failed"
 

@@ -1,8 +1,10 @@
 """Migrations: brings a database to the schema that this mcpmux was written for.
 
-The files `migrations/NNNN_what.sql` are applied in order, each in a transaction of its own together with its record in
-`schema_migrations`. An advisory lock lets one process at a time do it. They only go forward, and a file that was ever
-released is never changed: its checksum is compared at every start.
+The files `migrations/NNNN_what.sql` are applied in order, each in a transaction of its own together with its record
+in `schema_migrations`. An advisory lock lets one process at a time do it. They only go forward, and a file that was
+ever released is never changed: its checksum is compared at every start. A database that a later release has
+migrated is fine: a release must run on what its successor made of the schema, or replicas could not be upgraded one
+after the other.
 """
 
 from __future__ import annotations
@@ -57,19 +59,14 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
 def pending(known: list[Migration], applied: Mapping[int, str]) -> list[Migration]:
     """Say which migrations are to be applied, where `applied` has the checksums by version.
 
-    Raises: MigrationFailed when the database is newer, has a gap, or was made by other files.
+    Raises: MigrationFailed when the database has a gap, or was made by other files.
     """
-    newer = [version for version in applied if version > len(known)]
-    if newer:
-        raise MigrationFailed(
-            f"the database is at version {max(newer)}, this mcpmux knows up to {len(known)}: use a newer mcpmux"
-        )
     for migration in known[: max(applied, default=0)]:
         if migration.version not in applied:
             raise MigrationFailed(f"{migration.name} was left out when later ones were applied")
         if applied[migration.version] != migration.checksum:
             raise MigrationFailed(f"{migration.name} is not the file that was applied to this database")
-    return known[len(applied) :]
+    return known[max(applied, default=0) :]
 
 
 async def migrate(db: Database, known: list[Migration] | None = None) -> list[str]:
@@ -82,7 +79,10 @@ async def migrate(db: Database, known: list[Migration] | None = None) -> list[st
     async with db.alone() as connection:
         await _lock(connection)
         # The lock ends with the connection.
-        todo = pending(known, await _applied(connection))
+        applied = await _applied(connection)
+        todo = pending(known, applied)
+        if (newest := max(applied, default=0)) > len(known):
+            log.warning("database_newer", version=newest, known=len(known))
         for migration in todo:
             await _apply(connection, migration)
     return [migration.name for migration in todo]
