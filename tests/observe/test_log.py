@@ -88,8 +88,20 @@ def test_fields_cannot_take_the_place_of_time_and_level() -> None:
     stream = io.StringIO()
     with lines_in(stream):
         log.info("server_stderr", level="fatal", timestamp="never")
-    (line,) = read(stream)
+        log.info("server_stderr", timestamp="never")
+    line, other = read(stream)
     assert (line["level"], line["field_level"], line["field_timestamp"]) == ("info", "fatal", "never")
+    assert other["field_timestamp"] == "never"
+    datetime.fromisoformat(str(other["timestamp"]))
+
+
+def test_a_line_that_is_written_late_has_the_time_of_what_it_tells() -> None:
+    stream = io.StringIO()
+    at = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+    with lines_in(stream):
+        log.info("call_finished", timestamp=at)
+        log.warning("call_finished", timestamp=at)
+    assert {str(line["timestamp"]) for line in read(stream)} == {"2026-11-23T12:00:00Z"}
 
 
 def test_whatever_is_logged_there_is_a_line_and_no_secret_in_it() -> None:
