@@ -20,6 +20,7 @@ IDLE: Final = 60.0  # seconds of silence on an idle link before it is pinged
 PING_LIMIT: Final = 10.0
 PROBES: Final = 3  # pings in a row without an answer end a link
 PROBE_PAUSE: Final = 2.0
+OTHERWISE: Final = "tools/list"
 SUSPECT: Final = 3  # calls given up without a sign of life
 
 
@@ -39,17 +40,21 @@ async def _examine(link: Link, suspected: Callable[[], None], cleared: Callable[
     if link.unanswered >= SUSPECT:
         suspected()
     for probe in range(PROBES):
+        # A server that never answered a ping may be one that does not know it and says nothing.
+        method = "ping" if link.pongs or not probe or not link.serves(OTHERWISE) else OTHERWISE
         try:
             async with asyncio.timeout(PING_LIMIT):
-                await link.ping()
+                await link.probe(method)
         except (MuxError, TimeoutError):
             if link.lost is not None:
                 return
-            suspected()
+            if probe or link.pongs:
+                suspected()
             if probe + 1 < PROBES:
                 await _stirred(link, PROBE_PAUSE)
         else:
             link.unanswered = 0
+            link.pongs = link.pongs or method == "ping"
             cleared()
             return
     link.end("it does not answer pings")

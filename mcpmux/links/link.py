@@ -36,7 +36,6 @@ from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Received
 METHOD_NOT_FOUND: Final = -32601
 NO_ANSWER_AFTER: Final = 5.0  # seconds; a call given up before that says nothing about the server
 
-_PING: Final = Opening("ping", None, OURSELVES)
 # The one stray that is nobody's fault: the answer to a call that was cancelled meanwhile.
 _USUAL: Final = "late"
 
@@ -72,7 +71,7 @@ class Link:
 
     __slots__ = (
         "_changed", "_core", "_greeted", "_seats", "_throttle", "_transport", "doubted", "draining", "greeting",
-        "heard", "key", "loop", "lost", "metrics", "refused", "stirred", "unanswered",
+        "heard", "key", "loop", "lost", "metrics", "pongs", "refused", "stirred", "unanswered",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +90,7 @@ class Link:
         self.refused = False  # it ended because the server does not want us
         self.heard = self.loop.time()  # when it last said anything
         self.unanswered = 0  # calls given up since then
+        self.pongs = False  # it has answered a ping
         self.doubted = False  # the transport had trouble that may mean the end
         self.draining = False  # no new calls; its owner waits for the last one
         self.stirred = asyncio.Event()  # lost, unanswered, or drained: its owner should look
@@ -126,9 +126,17 @@ class Link:
         if transport.congested:
             raise ServerBusy(self.key.server)
         self._seats.take()
-        exchange.id, wire = self._core.open(opening, exchange)
+        try:
+            exchange.id, wire = self._core.open(opening, exchange)
+        except BaseException:
+            self._seats.give_back()
+            raise
         transport.send(wire, exchange.id)
         return exchange
+
+    def serves(self, method: str) -> bool:
+        """Whether the server announced what `method` needs."""
+        return self._core.serves(method)
 
     # For its owner ---------------------------------------------------------------------------------------------
 
@@ -148,14 +156,14 @@ class Link:
         await transport.confirm(welcome.wire, welcome.greeting.protocol_version)
         self.greeting = welcome.greeting
 
-    async def ping(self) -> None:
-        """Return when the server has shown that it is alive. Raises: UpstreamError."""
+    async def probe(self, method: str) -> None:
+        """Return when the server has answered `method`, whatever it says. Raises: UpstreamError."""
         transport = self._transport
         if transport is None or self.lost is not None:
             raise ServerUnavailable(self.key.server)
         exchange = Exchange(self, self.loop.time())
         exchange.seated = False
-        exchange.id, wire = self._core.open(_PING, exchange)
+        exchange.id, wire = self._core.open(Opening(method, None, OURSELVES), exchange)
         transport.send(wire, exchange.id)
         try:
             await exchange.next()

@@ -40,6 +40,10 @@ def reason(pool: Pool, name: str) -> str:
     return next(status.reason or "" for status in pool.status() if status.id == name)
 
 
+def minimal(mode: str) -> Server:
+    return stdio(mode, str(Path(__file__).parent / "servers" / "minimal.py"), mode)
+
+
 def alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -90,22 +94,9 @@ async def test_half_an_answer_is_no_answer(tmp_path: Path) -> None:
 
 
 async def test_an_answer_written_right_before_the_end_still_counts(tmp_path: Path) -> None:
-    script = tmp_path / "last_words.py"
-    script.write_text(
-        "import json, os, sys\n"
-        "for line in sys.stdin:\n"
-        "    message = json.loads(line)\n"
-        "    if message.get('method') == 'initialize':\n"
-        "        offer = {'protocolVersion': '2025-11-25', 'capabilities': {'tools': {}}, 'serverInfo': {}}\n"
-        "        print(json.dumps({'jsonrpc': '2.0', 'id': message['id'], 'result': offer}), flush=True)\n"
-        "    elif 'id' in message:\n"
-        "        result = {'content': [{'type': 'text', 'text': 'x' * 200_000}]}\n"
-        "        print(json.dumps({'jsonrpc': '2.0', 'id': message['id'], 'result': result}), flush=True)\n"
-        "        os._exit(0)\n"
-    )
-    async with running(tmp_path, stdio("last", str(script))) as pool:
+    async with running(tmp_path, minimal("last-words")) as pool:
         for _ in range(3):
-            link = await link_of(pool, "last")
+            link = await link_of(pool, "last-words")
             assert len(await call(link, "any")) == 200_000
             await until(lambda link=link: link.lost)
 
@@ -174,6 +165,13 @@ async def test_a_server_that_cannot_be_greeted_says_why_in_status(tmp_path: Path
     async with running(tmp_path, faulty(mode)) as pool:
         await until(lambda: reason(pool, mode))
         assert said in reason(pool, mode)
+
+
+async def test_a_server_that_refuses_newer_revisions_is_greeted_in_the_oldest(tmp_path: Path) -> None:
+    async with running(tmp_path, minimal("older")) as pool:
+        link = await link_of(pool, "older")
+        assert link.greeting is not None
+        assert link.greeting.protocol_version == "2024-11-05"
 
 
 # Noise -----------------------------------------------------------------------------------------------------------
@@ -263,6 +261,22 @@ async def test_a_child_that_stops_answering_is_found_out_and_replaced(
         assert link.lost == "it does not answer pings"
         assert await call(await link_of(pool, "counter"), "echo", text="x") == "x"
     assert "link_degraded" in capsys.readouterr().err
+
+
+async def test_a_child_that_does_not_know_ping_is_asked_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcpmux.links.health.IDLE", 0.02)
+    monkeypatch.setattr("mcpmux.links.health.PING_LIMIT", 0.1)
+    monkeypatch.setattr("mcpmux.links.health.PROBE_PAUSE", 0.01)
+    async with running(tmp_path, minimal("no-ping")) as pool:
+        link = await link_of(pool, "no-ping")
+        greeted = link.heard
+        for _ in range(3):
+            heard = link.heard
+            await until(lambda heard=heard: link.heard > heard)
+        assert link.heard > greeted
+        assert (await link_of(pool, "no-ping")) is link
 
 
 async def test_a_child_that_is_only_slow_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
