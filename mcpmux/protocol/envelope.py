@@ -9,7 +9,6 @@ Source: JSON-RPC 2.0; MCP basic (ids are strings or integers, never null).
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final, TypeVar
 
@@ -22,6 +21,7 @@ T = TypeVar("T")
 
 MAX_ID_LENGTH: Final = 256
 MAX_BATCH: Final = 64
+MAX_MEMBERS: Final = 1024  # of the objects that we read; what nobody reads has as many as it likes
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
 _ARRAY: Final = msgspec.json.Decoder(list[Raw])
@@ -31,6 +31,10 @@ _ENCODER: Final = msgspec.json.Encoder()
 _INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,17})\Z")
 _WHITESPACE: Final = b" \t\r\n"
 _VERSION: Final = b'"2.0"'
+
+# A member's name with its colon; what follows a member's value: a comma, or the end of the object.
+_NAME: Final = re.compile(rb'[ \t\r\n]*"([^"\\]*(?:\\.[^"\\]*)*)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_FOLLOWING: Final = re.compile(rb"[ \t\r\n]*(?:,|\}\Z)")
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -88,7 +92,7 @@ def parse(data: bytes) -> Message | list[Message | InvalidRequest]:
 def members(raw: Raw | bytes) -> dict[str, Raw]:
     """The members of one JSON object, each name once.
 
-    Raises: MalformedMessage (a name twice, broken text), InvalidRequest (not an object).
+    Raises: MalformedMessage (a name twice, broken text), InvalidRequest (not an object, over-many members).
     """
     body = bytes(raw).strip(_WHITESPACE)
     if body[:1] != b"{":
@@ -96,9 +100,11 @@ def members(raw: Raw | bytes) -> dict[str, Raw]:
             _decoded(msgspec.json.Decoder(Raw), body)
         raise InvalidRequest("expected a JSON object") if body else MalformedMessage("empty")
     found = _decoded(_OBJECT, body)
+    if len(found) > MAX_MEMBERS:
+        raise InvalidRequest(f"an object has at most {MAX_MEMBERS} members here")
     # Compact text without escapes in its names is exactly as long as what it decodes to, unless a name stood twice.
     compact = 1 + sum(len(name) + len(memoryview(value)) + 4 for name, value in found.items())
-    if compact != len(body) and not _names_are_unique(body):
+    if compact != len(body) and not _names_are_unique(body, found):
         raise MalformedMessage("a name stands twice in one object")
     return found
 
@@ -194,6 +200,8 @@ def _usual(data: bytes) -> Request | Reply | None:
         return None
     length = 23 + len(memoryview(wire.id))
     if wire.params is not None:
+        if len(wire.params) > MAX_MEMBERS:
+            return None
         length += 11 if wire.params else 12
         for name, value in wire.params.items():
             length += len(name) + len(memoryview(value)) + 4
@@ -238,7 +246,7 @@ def _read_params(raw: Raw | None, request_id: int | str | None) -> dict[str, Raw
     try:
         return members(raw)
     except InvalidRequest as exc:
-        raise InvalidRequest('"params" must be an object', request_id) from exc
+        raise InvalidRequest(f'"params" must be an object of at most {MAX_MEMBERS} members', request_id) from exc
 
 
 def _reply(found: dict[str, Raw], request_id: int | str | None) -> Reply:
@@ -265,24 +273,29 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise MalformedMessage("the text is not valid JSON") from exc
 
 
-def _names_are_unique(body: bytes) -> bool:
-    outermost: list[str] = []
+def _names_are_unique(body: bytes, found: dict[str, Raw]) -> bool:
+    """Whether `body`, valid JSON, has no more members than were `found` in it.
 
-    def keep(pairs: list[tuple[str, object]]) -> None:
-        # Called innermost first: what stays is the outermost object.
-        outermost[:] = [name for name, _ in pairs]
+    One walk over the outermost members that skips their values: of two with one name only the last was kept, so that
+    the walk meets a value it does not expect, or a member too many. Costs nothing for what is inside the values.
+    """
+    if not found:
+        return True
+    position = 1
+    for _ in range(len(found)):
+        name = _NAME.match(body, position)
+        value = None if name is None else found.get(_unescaped(name[1]))
+        if name is None or value is None or not body.startswith(memoryview(value), name.end()):
+            return False
+        following = _FOLLOWING.match(body, name.end() + len(memoryview(value)))
+        if following is None:
+            return False
+        position = following.end()
+    return position == len(body)
 
-    try:
-        json.loads(body.decode(), object_pairs_hook=keep, parse_int=_unread, parse_float=_unread)
-    except RecursionError as exc:
-        raise MalformedMessage("nested too deeply") from exc
-    except ValueError as exc:
-        raise MalformedMessage("the text is not valid JSON") from exc
-    return len(set(outermost)) == len(outermost)
 
-
-def _unread(_number: str) -> None:
-    """Big numbers cost nothing: nobody reads them here."""
+def _unescaped(name: bytes) -> str:
+    return _TEXT.decode(b'"%b"' % name) if b"\\" in name else name.decode()
 
 
 def _id(request_id: int | str) -> bytes:
