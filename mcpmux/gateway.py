@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import Final, TextIO
 
 import msgspec
 
@@ -83,11 +83,12 @@ class _Rooms:
 
 
 class Stop:
-    """Who asked us to end, and how urgently."""
+    """Whether we are to end, and how urgently."""
 
-    __slots__ = ("_building", "hurried", "wanted")
+    __slots__ = ("_building", "_terminal", "hurried", "wanted")
 
-    def __init__(self) -> None:
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal if terminal.isatty() else None
         self.wanted = asyncio.Event()
         self.hurried = asyncio.Event()
         self._building: asyncio.Task[object] | None = asyncio.current_task()
@@ -95,6 +96,10 @@ class Stop:
     def built(self) -> None:
         """From now on a signal is not the end of what the running task awaits."""
         self._building = None
+
+    def hung_up(self) -> bool:
+        """Whether we began on a terminal that is gone: SIGHUP says that, too."""
+        return self._terminal is not None and not self._terminal.isatty()
 
     def ask(self) -> None:
         """SIGTERM or SIGINT."""
@@ -112,7 +117,7 @@ class Gateway:
         self._rooms = rooms
         self._live = live
         self._stop = stop
-        self._restart_digest = snapshot.restart_digest
+        self._started_with = snapshot
         self._problems: tuple[str, ...] = ()
         self._restart_needed = False
         self._begun = time.monotonic()
@@ -221,7 +226,7 @@ class Gateway:
             changed=sorted(id_ for id_ in now.keys() & before.keys() if now[id_] != before[id_]),
             removed=sorted(before.keys() - now.keys()),
         )
-        needed = snapshot.restart_digest != self._restart_digest
+        needed = snapshot.restart_digest != self._started_with.restart_digest
         if needed and not self._restart_needed:
             log.warning(
                 "restart_needed", reason="`gateway:` has changed, and what runs was started with the former one"
@@ -243,7 +248,7 @@ class Gateway:
             rooms.health.phase = "draining"
             rooms.application.drain()
             log.info("drain_begun", calls=rooms.router.in_flight, sessions=len(rooms.sessions))
-            await self._calls_done(self.snapshot.gateway.limits.drain)
+            await self._calls_done(self._started_with.gateway.limits.drain)
         at_once = self._stop.hurried.is_set()
         await rooms.application.close(0.0 if at_once else ANSWERS_END)
         await rooms.pool.close(0.0 if at_once else LINKS_END)
@@ -342,8 +347,15 @@ def _ungrouped() -> Iterator[None]:
 
 @contextmanager
 def _signals(stop: Stop, live: Live) -> Iterator[None]:
+    def hang_up() -> None:
+        # Whoever closes the terminal window would otherwise leave us behind, unseen.
+        if stop.hung_up():
+            stop.ask()
+        else:
+            live.reload()
+
     loop = asyncio.get_running_loop()
-    actions = {signal.SIGTERM: stop.ask, signal.SIGINT: stop.ask, signal.SIGHUP: live.reload}
+    actions = {signal.SIGTERM: stop.ask, signal.SIGINT: stop.ask, signal.SIGHUP: hang_up}
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:

@@ -17,14 +17,22 @@ import pytest
 
 from tests.gateway_process import Gateway, prepared, running
 from tests.journeys.raw import Raw
+from tests.postgres import open_folder
 from tests.servers import counter, faulty
 
 WAIT = 20.0  # seconds: starts and ends of processes on a busy machine
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    with running(tmp_path, {"alpha": counter()}) as made:
+def folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user may pass when the tests run as root."""
+    with open_folder() as made:
+        yield made
+
+
+@pytest.fixture
+def gateway(folder: Path) -> Iterator[Gateway]:
+    with running(folder, {"alpha": counter()}) as made:
         yield made
 
 
@@ -48,22 +56,22 @@ def told(gateway: Gateway) -> dict[str, object]:
 # The beginning -----------------------------------------------------------------------------------------------------
 
 
-def test_serve_is_ready_although_a_server_is_not(tmp_path: Path) -> None:
-    servers = {"slow": faulty("silent-start", "--gate", tmp_path / "open"), "alpha": counter()}
-    with running(tmp_path, servers) as gateway:
+def test_serve_is_ready_although_a_server_is_not(folder: Path) -> None:
+    servers = {"slow": faulty("silent-start", "--gate", folder / "open"), "alpha": counter()}
+    with running(folder, servers) as gateway:
         assert http_status(f"{gateway.url}/readyz") == 200
         assert gateway.status()["slow"]["state"] == "starting"
         gateway.wait_for(lambda: gateway.logged("link_ready", server="alpha"), WAIT)
-        (tmp_path / "open").touch()
+        (folder / "open").touch()
 
 
-def test_the_summary_says_how_mcpmux_is_used_when_every_server_has_settled(tmp_path: Path) -> None:
+def test_the_summary_says_how_mcpmux_is_used_when_every_server_has_settled(folder: Path) -> None:
     servers = {
         "alpha": counter(),
         "off": counter(enabled=False),
         "keyless": counter(env={"KEY": "${env:NO_SUCH_VARIABLE_HERE}"}),
     }
-    with running(tmp_path, servers) as gateway:
+    with running(folder, servers) as gateway:
         (summary,) = gateway.wait_for(lambda: gateway.logged("servers_settled"), WAIT)
         assert summary["ready"] == ["alpha"]
         assert summary["disabled"] == ["off"]
@@ -93,8 +101,8 @@ def test_a_token_of_the_summary_opens_the_door(gateway: Gateway) -> None:
     assert "alpha__echo" in asyncio.run(tools())
 
 
-def test_every_line_is_json_even_when_python_warns_of_everything(tmp_path: Path) -> None:
-    with prepared(tmp_path, {"alpha": counter()}) as gateway:
+def test_every_line_is_json_even_when_python_warns_of_everything(folder: Path) -> None:
+    with prepared(folder, {"alpha": counter()}) as gateway:
         gateway.environment = {"PYTHONWARNINGS": "always", "PYTHONDEVMODE": "1"}
         gateway.start()
         gateway.wait_for(lambda: gateway.logged("link_ready"), WAIT)
@@ -111,8 +119,8 @@ def test_a_second_serve_on_the_same_data_is_refused(gateway: Gateway) -> None:
     assert gateway.status()["alpha"]["id"] == "alpha"
 
 
-def test_a_port_that_is_taken_is_one_clear_line_and_nothing_is_left(tmp_path: Path) -> None:
-    with socket.socket() as taken, prepared(tmp_path, {"alpha": counter()}) as gateway:
+def test_a_port_that_is_taken_is_one_clear_line_and_nothing_is_left(folder: Path) -> None:
+    with socket.socket() as taken, prepared(folder, {"alpha": counter()}) as gateway:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = gateway.run("serve", "--port", str(taken.getsockname()[1]), check=False)
@@ -123,8 +131,8 @@ def test_a_port_that_is_taken_is_one_clear_line_and_nothing_is_left(tmp_path: Pa
         assert gateway.left() == []
 
 
-def test_a_signal_before_it_is_ready_ends_it_in_good_order(tmp_path: Path) -> None:
-    with prepared(tmp_path, {"alpha": counter()}) as gateway:
+def test_a_signal_before_it_is_ready_ends_it_in_good_order(folder: Path) -> None:
+    with prepared(folder, {"alpha": counter()}) as gateway:
         with pytest.raises(AssertionError, match="mcpmux ended with 0"):
             interrupt_once_there(gateway)
         assert gateway.ended() == 0
@@ -217,12 +225,12 @@ async def in_flight(gateway: Gateway, http: aiohttp.ClientSession, gate: Path) -
     return call
 
 
-async def test_a_call_in_flight_finishes_while_mcpmux_drains(tmp_path: Path) -> None:
-    with prepared(tmp_path, {"alpha": counter()}) as gateway:
+async def test_a_call_in_flight_finishes_while_mcpmux_drains(folder: Path) -> None:
+    with prepared(folder, {"alpha": counter()}) as gateway:
         gateway.start()
         await gateway.ready()
         async with aiohttp.ClientSession() as http:
-            call = await in_flight(gateway, http, tmp_path / "gate")
+            call = await in_flight(gateway, http, folder / "gate")
             assert gateway.process is not None
             gateway.note_tree()
             gateway.process.send_signal(signal.SIGTERM)
@@ -234,7 +242,7 @@ async def test_a_call_in_flight_finishes_while_mcpmux_drains(tmp_path: Path) -> 
             headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
             async with http.post(f"{gateway.url}/mcp", json=greeting, headers=headers) as answer:
                 assert answer.status == 503
-            (tmp_path / "gate").touch()
+            (folder / "gate").touch()
             status, body = await call
             assert status == 200
             assert '"isError":true' not in body
@@ -243,12 +251,12 @@ async def test_a_call_in_flight_finishes_while_mcpmux_drains(tmp_path: Path) -> 
         assert gateway.logged("stopped")
 
 
-async def test_a_second_signal_does_not_wait_for_the_call(tmp_path: Path) -> None:
-    with prepared(tmp_path, {"alpha": counter()}) as gateway:
+async def test_a_second_signal_does_not_wait_for_the_call(folder: Path) -> None:
+    with prepared(folder, {"alpha": counter()}) as gateway:
         gateway.start()
         await gateway.ready()
         async with aiohttp.ClientSession() as http:
-            call = await in_flight(gateway, http, tmp_path / "gate")
+            call = await in_flight(gateway, http, folder / "gate")
             assert gateway.process is not None
             gateway.note_tree()
             gateway.process.send_signal(signal.SIGINT)

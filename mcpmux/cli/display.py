@@ -29,8 +29,9 @@ class Display(io.TextIOBase):
         if not self._terminal.isatty():
             return
         width = max(_NARROW, shutil.get_terminal_size().columns - 1)
-        self._shown = visible(line)[:width]
-        self._put(_WIPE + self._shown)
+        if (cut := visible(line)[:width]) != self._shown:
+            self._shown = cut
+            self._put(_WIPE + cut)
 
     def clear(self) -> None:
         """Show no line any more."""

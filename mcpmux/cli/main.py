@@ -54,9 +54,9 @@ def _run(words: Sequence[str]) -> int:
     arguments = parser().parse_args(words, nothing_said)
     environ = environment()
     arguments.config = config_path(arguments.config, environ).absolute()
-    overrides = Overrides(host=arguments.host, port=arguments.port, data_dir=arguments.data_dir)
+    arguments.overrides = Overrides(host=arguments.host, port=arguments.port, data_dir=arguments.data_dir)
     try:
-        snapshot = load(arguments.config, environ, overrides=overrides)
+        snapshot = load(arguments.config, environ, overrides=arguments.overrides)
     except ConfigInvalid as invalid:
         anyway: RunAnyway | None = arguments.run_anyway
         if anyway is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,18 +19,22 @@ from mcpmux.cli.command import GOOD, spelled, table
 from mcpmux.cli.display import Display
 from mcpmux.config.load import environment
 from mcpmux.config.schema import Gateway as Section
-from mcpmux.config.schema import Overrides, Snapshot
+from mcpmux.config.schema import Snapshot
 from mcpmux.errors import StartRefused
-from mcpmux.faces.control import Json
 from mcpmux.observe import log
 from mcpmux.outbound import is_loopback
 
 if TYPE_CHECKING:
+    from mcpmux.faces.control import Json
     from mcpmux.gateway import Gateway
 
 ALLOW_DEV_ISSUER: Final = "MCPMUX_ALLOW_DEV_ISSUER"
 SETTLE_WAIT: Final = 60.0  # seconds until the summary, whether every server has settled or not
 _LOOK: Final = 0.2  # seconds between two looks at the servers' states
+
+_SHORT: Final = 10  # unconfigured servers that are listed with what they miss; more would hide the rest
+_WIDTH: Final = 100  # columns
+_ORDER: Final = ("ready", "starting", "degraded", "failed", "draining", "unconfigured", "disabled")
 
 _log = log.logger("cli")
 
@@ -66,10 +71,9 @@ async def serve(arguments: argparse.Namespace, snapshot: Snapshot) -> int:
         log.configure(console=True, level=arguments.log_level, stream=cast(TextIO, display))
     elif arguments.log_level != "info":
         log.configure(console=False, level=arguments.log_level)
-    overrides = Overrides(host=arguments.host, port=arguments.port, data_dir=arguments.data_dir)
-    stop = Stop()
+    stop = Stop(sys.stderr)
     try:
-        async with running(snapshot, environ, overrides, stop) as gateway, asyncio.TaskGroup() as tasks:
+        async with running(snapshot, environ, arguments.overrides, stop) as gateway, asyncio.TaskGroup() as tasks:
             start = tasks.create_task(_tell_start(gateway, display), name="start display")
             await gateway.until_stopped()
             start.cancel()
@@ -101,13 +105,15 @@ def check_issuer(gateway: Section, *, allowed: bool) -> None:
 async def _tell_start(gateway: Gateway, display: Display) -> None:
     """Show which servers are still starting until none is, then say how mcpmux is used."""
     begun = time.monotonic()
-    settled: set[str] = set()
+    waiting = _to_start(gateway.servers())
+    whole = len(waiting)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_WAIT):
-                while waiting := _waiting(gateway.servers(), settled):
+                while waiting := waiting & _to_start(gateway.servers()):
                     seconds = int(time.monotonic() - begun)
-                    display.show(f"{len(settled)} servers settled, {len(waiting)} starting, {seconds} s: {waiting}")
+                    names = ", ".join(sorted(waiting))
+                    display.show(f"{whole - len(waiting)} of {whole} servers started, {seconds} s, waiting for {names}")
                     await asyncio.sleep(_LOOK)
     finally:
         display.clear()
@@ -118,10 +124,9 @@ async def _tell_start(gateway: Gateway, display: Display) -> None:
         _log.info("servers_settled", **_summary_fields(gateway, servers))
 
 
-def _waiting(servers: Sequence[Mapping[str, Json]], settled: set[str]) -> list[str]:
-    """Whose first start is not over yet; one that failed and is tried again is not waited for once more."""
-    settled.update(str(server["id"]) for server in servers if server["state"] != "starting" or server["restarts"])
-    return [id_ for server in servers if (id_ := str(server["id"])) not in settled]
+def _to_start(servers: Sequence[Mapping[str, Json]]) -> set[str]:
+    """Whose first start is not over yet; one that failed and is tried again is not waited for."""
+    return {str(one["id"]) for one in servers if one["state"] == "starting" and not one["restarts"]}
 
 
 def token_command(snapshot: Snapshot) -> str:
@@ -142,6 +147,16 @@ def _by_state(servers: Sequence[Mapping[str, Json]]) -> dict[str, dict[str, str]
     return found
 
 
+def _state_lines(state: str, found: Mapping[str, str]) -> list[str]:
+    """The servers in one state: with their reasons where somebody should read them, else only their ids."""
+    lines = [f"{len(found)} {state}"]
+    if state in ("ready", "disabled") or (state == "unconfigured" and len(found) > _SHORT):
+        return lines + textwrap.wrap(
+            ", ".join(found), _WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )
+    return lines + [f"  {row}" for row in table(found.items())]
+
+
 def _summary_fields(gateway: Gateway, servers: Sequence[Mapping[str, Json]]) -> dict[str, object]:
     states = _by_state(servers)
     key = "a token of your identity provider"
@@ -160,13 +175,13 @@ def _summary_fields(gateway: Gateway, servers: Sequence[Mapping[str, Json]]) -> 
 
 def _summary(gateway: Gateway, servers: Sequence[Mapping[str, Json]]) -> list[str]:
     """The same for a person."""
+    states = _by_state(servers)
     lines = [""]
-    for state, found in sorted(_by_state(servers).items()):
-        if state in ("ready", "disabled"):
-            lines.append(f"{len(found)} {state}: {', '.join(found)}")
-        else:
-            lines.append(f"{len(found)} {state}:")
-            lines += (f"  {row}" for row in table(found.items()))
+    for state in sorted(states, key=_ORDER.index):
+        lines += _state_lines(state, states[state])
+    if len(states.get("unconfigured", ())) > _SHORT:
+        status = spelled(["status"], config=gateway.snapshot.path, data_dir=gateway.snapshot.gateway.data_dir)
+        lines += ["", "What each unconfigured server misses", f"  {status}"]
     lines += ["", "Endpoints"]
     lines += (f"  {row}" for row in table(_endpoints(gateway).items()))
     if gateway.snapshot.gateway.identity.issuers:
