@@ -320,3 +320,74 @@ async def test_a_cancelled_call_closes_its_response_and_tells_the_server(tmp_pat
                 await left.wait()
             await until(lambda: server.count("POST", "notifications/cancelled"))
             assert link.in_flight == 0
+
+
+async def test_a_redirect_on_the_same_origin_is_followed_and_remembered(tmp_path: Path) -> None:
+    async with streamable_server() as server:
+        config = http(server.url.replace("/mcp", "/old"))
+        async with running(tmp_path, config) as pool:
+            link = await link_of(pool, "remote")
+            assert await call(link, "echo") == "did tools/call"
+            assert await call(link, "echo") == "did tools/call"
+        assert server.redirected == 1
+
+
+async def test_what_a_server_asks_on_a_stream_is_answered_by_a_post_of_its_own(tmp_path: Path) -> None:
+    async with streamable_server() as server:
+
+        async def asking(request: web.Request, message: Json) -> web.StreamResponse:
+            stream = await begun(request)
+            await say(stream, {"jsonrpc": "2.0", "id": "ask-1", "method": "sampling/createMessage", "params": {}})
+            async with asyncio.timeout(PATIENCE):
+                while not server.answers:
+                    server.changed.clear()
+                    await server.changed.wait()
+            await say(stream, reply(message, {"content": []}))
+            return stream
+
+        server.tools["asking"] = asking
+        async with running(tmp_path, http(server.url)) as pool:
+            assert isinstance(await ending((await link_of(pool, "remote")).open(tool("asking"))), Result)
+        assert [(answer["id"], answer["error"]["code"]) for answer in server.answers] == [("ask-1", -32601)]  # type: ignore[index]
+
+
+async def test_a_get_stream_that_always_ends_at_once_is_opened_ever_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcpmux.links.streamable.FIRST_PAUSE", 0.02)
+    async with streamable_server() as server:
+        server.gate.set()
+        async with running(tmp_path, http(server.url)) as pool:
+            link = await link_of(pool, "remote")
+            loop = asyncio.get_running_loop()
+            await seen(server, "GET", 3)
+            began = loop.time()
+            await seen(server, "GET", 5)
+            # 0.08 and 0.16 s after the third.
+            assert loop.time() - began > 0.2
+            assert await call(link, "echo") == "did tools/call"
+
+
+async def test_the_get_stream_goes_on_after_the_last_event_when_the_server_says_so(tmp_path: Path) -> None:
+    async with streamable_server() as server:
+        changed: Json = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+        server.kept["g1"] = [changed]
+        server.greeting_events = b"id: g1\nretry: 20\ndata:\n\n"
+        server.gate.set()
+        async with running(tmp_path, http(server.url)) as pool:
+            changes = pool.changes()
+            async with asyncio.timeout(PATIENCE):
+                found = [change async for change in _until_offer(changes)]
+            assert found[-1] == OfferChanged("remote", LinkKey("remote"), Offered.TOOLS)
+
+
+async def test_an_idle_server_that_has_gone_is_noticed_by_its_stream(tmp_path: Path) -> None:
+    async with streamable_server() as server:
+        pool_running = running(tmp_path, http(server.url))
+        pool: Pool = await pool_running.__aenter__()
+        link = await link_of(pool, "remote")
+        await until(lambda: server.streams)
+    try:
+        await until(lambda: link.lost, 20)
+    finally:
+        await pool_running.__aexit__(None, None, None)

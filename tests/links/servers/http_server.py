@@ -34,6 +34,9 @@ class StreamableServer:
         self.changed = asyncio.Event()  # something of the above
         self.gate = asyncio.Event()
         self.kept: dict[str, list[Json]] = {}  # what a resumed stream gets, by the last event id
+        self.answers: list[Json] = []  # to what the server asked
+        self.greeting_events = b": here\n\n"  # what a GET stream begins with
+        self.redirected = 0
         self.tools: dict[str, Callable[[web.Request, Json], Awaitable[web.StreamResponse]]] = {}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -60,6 +63,9 @@ class StreamableServer:
     async def post(self, request: web.Request, message: Json) -> web.StreamResponse:
         rpc = message.get("method")
         if "id" not in message or rpc is None:
+            if rpc is None:
+                self.answers.append(message)
+                self.changed.set()
             return web.Response(status=202)
         if rpc == "initialize":
             self.made += 1
@@ -92,9 +98,13 @@ class StreamableServer:
         stream = await begun(request)
         self.streams.append(stream)
         self.changed.set()
-        await stream.write(b": here\n\n")
+        await stream.write(self.greeting_events)
         await self.gate.wait()
         return stream
+
+    async def redirect(self, request: web.Request) -> web.StreamResponse:
+        self.redirected += 1
+        return web.Response(status=307, headers={"Location": "/mcp"})
 
     def count(self, method: str, rpc: str | None = None) -> int:
         """How many such requests were seen."""
@@ -167,6 +177,7 @@ async def streamable_server(port: int = 0) -> AsyncIterator[StreamableServer]:
     server = StreamableServer()
     application = web.Application()
     application.router.add_route("*", "/mcp", server.handle)
+    application.router.add_post("/old", server.redirect)
     async with listening(application, server.gate, port) as base:
         server.url = f"{base}/mcp"
         yield server
