@@ -23,9 +23,8 @@ from mcpmux.observe.log import logger
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.events import Opening
 from mcpmux.protocol.methods import LOG_LEVELS
+from mcpmux.protocol.upstream.attribution import OURSELVES
 
-# Who opens a call that is nobody's in particular.
-OURSELVES: Final = "mcpmux"
 UPSTREAM_LIMIT: Final = 30.0
 MAX_WANTED: Final = 1024
 

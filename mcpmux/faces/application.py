@@ -112,7 +112,7 @@ class Application:
         """Answer one HTTP request; nothing leaves here but a response."""
         self._count += 1
         request_id = f"{self._boot}-{self._count:x}"
-        headers = {REQUEST_ID: request_id, "Cache-Control": "no-store"}
+        headers = {REQUEST_ID: request_id, "Cache-Control": "no-store", "Server": "mcpmux"}
         try:
             if cors := self._origins.check(request):
                 headers.update(cors)

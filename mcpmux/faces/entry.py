@@ -25,6 +25,7 @@ EVENTS: Final = "text/event-stream"
 BODY_TIME: Final = 30.0
 
 REQUEST_ID: Final = "X-Request-Id"
+USUAL_HEADERS: Final = 3  # request id, cache control, server
 SESSION_ID: Final = "Mcp-Session-Id"
 VERSION: Final = "MCP-Protocol-Version"
 
@@ -45,7 +46,7 @@ class Entry(Struct, frozen=True):
 
     def answer(self, wire: bytes, status: int = 200, extra: Mapping[str, str] | None = None) -> web.StreamResponse:
         """A JSON answer."""
-        if status == 200 and extra is None and len(self.headers) == 2 and reply.fits(self.request, wire):
+        if status == 200 and extra is None and len(self.headers) == USUAL_HEADERS and reply.fits(self.request, wire):
             return reply.WireReply(self.request_id, wire)
         headers = {"Content-Type": JSON, **self.headers}
         if extra is not None:
@@ -91,6 +92,11 @@ def check_accepts(request: web.BaseRequest, *needed: str) -> None:
     given = ",".join(request.headers.getall("Accept", ())) or "*/*"
     if not _accepts(given, needed):
         raise NotAcceptable(" and ".join(needed))
+
+
+def prefers_events(request: web.BaseRequest) -> bool:
+    """Whether the client names event streams before JSON: then it gets one even if there is only one event to send."""
+    return request.headers.get("Accept", "").lstrip().startswith(EVENTS)
 
 
 @lru_cache(maxsize=64)

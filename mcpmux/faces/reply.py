@@ -20,7 +20,7 @@ WAITING: Final = 64 * 1024  # bytes that a client may leave unread before we wai
 
 _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nX-Request-Id: %b\r\n"
-    b"Date: %b\r\nContent-Length: %d\r\n\r\n%b"
+    b"Server: mcpmux\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b"
 )
 
 

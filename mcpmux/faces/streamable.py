@@ -16,7 +16,7 @@ from aiohttp_sse import EventSourceResponse
 from mcpmux.calls import Call, Router
 from mcpmux.errors import CallCancelled, Draining, InvalidRequest, ModernEraNotSpoken, MuxError
 from mcpmux.faces.edge import first_event, next_event, opened
-from mcpmux.faces.entry import EVENTS, JSON, SESSION_ID, VERSION, Entry, check_accepts, read_body
+from mcpmux.faces.entry import EVENTS, JSON, SESSION_ID, VERSION, Entry, check_accepts, prefers_events, read_body
 from mcpmux.faces.eventstream import RETRY, event_stream
 from mcpmux.faces.sessions import ReplyStream, Session, Sessions
 from mcpmux.observe.log import logger
@@ -117,13 +117,16 @@ class Streamable:
     # Answers -------------------------------------------------------------------------------------------------------
 
     async def _answer(self, entry: Entry, session: Session, request: Request) -> web.StreamResponse:
-        """Answer one request: as JSON if its first event ends it, as an event stream otherwise."""
+        """Answer one request: as JSON if its first event ends it and the client does not prefer an event stream."""
         stream = session.stream()
         try:
             try:
                 admission, call = self._admit(entry, session, request, stream)
             except MuxError as error:
                 return refusal(entry, error, request.id)
+            if prefers_events(entry.request):
+                await opened(self._router, call)
+                return await self._stream(entry, session, stream, [], None)
             try:
                 event = await first_event(self._router, call)
             except CallCancelled:
