@@ -146,6 +146,9 @@ class Link:
         Raises: LinkFailed.
         """
         self._transport = transport
+        if self.lost is not None:
+            # The server can be gone before it was greeted.
+            raise LinkFailed(self.lost, refused=self.refused)
         self._greeted = self.loop.create_future()
         try:
             request, wire = self._core.greet()

@@ -157,6 +157,8 @@ class StreamableTransport:
         for last_try in (False, True):
             if not greeting and self._renewed is not None:
                 await self._renewed.wait()
+            if not self._link.waits_for(request):
+                return
             session = self._session
             self._link.metrics.sent(len(wire))
             async with self._requests.post(wire, self._about_session()) as answer:

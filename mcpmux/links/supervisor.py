@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, assert_never
 
 from mcpmux.config.schema import Server
@@ -164,6 +164,7 @@ class Supervisor:
         except Exception:
             log.exception("supervisor_failed", server=self.server.id)
             self._ground.metrics.fence_failed("supervisor")
+            life.link.end("internal error")
         finally:
             life.link.end("it was ended by mcpmux")
             self._link = None
@@ -173,6 +174,7 @@ class Supervisor:
         """Start, greet, watch, drain; on return nothing of the link is left."""
         link = life.link
         place = await self._starts.take(lambda: self.wanted)
+        life.begun = link.loop.time()
         try:
             async with _opened(link, self.server, self._ground) as transport:
                 life.transport = transport
@@ -278,7 +280,7 @@ class _Life:
     transport: Transport | None = None
     ready_at: float | None = None
     slow: bool = False  # the start took all the time that it was given
-    begun: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    begun: float = 0.0
 
 
 def _opened(link: Link, server: Server, ground: Surroundings) -> AbstractAsyncContextManager[Transport]:

@@ -125,6 +125,12 @@ async def test_a_child_that_exits_at_start_is_failed_with_its_reason_and_left_al
         assert next(status.restarts for status in pool.status() if status.id == "exit-start") == 4
 
 
+async def test_a_child_that_is_gone_before_it_is_greeted_is_noticed_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path, with_section(Server(id="false", command=("/bin/false",)))) as pool:
+        await until(lambda: reason(pool, "false"))
+        assert reason(pool, "false") == "exited with code 1"
+
+
 async def test_a_child_that_exits_at_its_first_start_only_becomes_ready(tmp_path: Path) -> None:
     async with running(tmp_path, faulty("exit-once", "--gate", str(tmp_path / "tried"))) as pool:
         assert await call(await link_of(pool, "exit-once"), "echo", text="x") == "x"
