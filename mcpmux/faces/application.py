@@ -20,7 +20,7 @@ from mcpmux.calls import Router
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Gateway
 from mcpmux.errors import HttpRefused, MuxError, TokenMissing, TokenRefused
-from mcpmux.faces.entry import JSON, REQUEST_ID, Entry
+from mcpmux.faces.entry import JSON, REQUEST_ID, RETRY_AFTER, Entry
 from mcpmux.faces.oauth import challenge, metadata_url
 from mcpmux.faces.origin import Origins
 from mcpmux.faces.server import HttpServer
@@ -198,7 +198,7 @@ class Application:
             headers["WWW-Authenticate"] = self._challenge(request, error)
             self._metrics.token_refused(error.cause if isinstance(error, TokenRefused) else error.reason)
         if status == 429 or status == 503:
-            headers["Retry-After"] = "5"
+            headers["Retry-After"] = RETRY_AFTER
         self._metrics.http_refused(status)
         reason = error.reason if isinstance(error, MuxError) else "internal"
         write = self._log.debug if reason in ("modern_era", "missing") else self._log.info

@@ -24,6 +24,9 @@ EVENTS: Final = "text/event-stream"
 # A client that sends its body more slowly than this is cut off.
 BODY_TIME: Final = 30.0
 
+# What a client is told to wait when there is no room for it now, in seconds.
+RETRY_AFTER: Final = "5"
+
 REQUEST_ID: Final = "X-Request-Id"
 USUAL_HEADERS: Final = 3  # request id, cache control, server
 SESSION_ID: Final = "Mcp-Session-Id"

@@ -86,7 +86,7 @@ class LegacySse:
     def _take(self, entry: Entry, session: Session, stream: _Open, message: Message | InvalidRequest) -> None:
         match message:
             case InvalidRequest():
-                self._say(stream, refused_wire(message, message.request_id, entry.request_id))
+                self._say(stream, refused_wire(entry, message, message.request_id))
             case Request():
                 stream.tasks.create_task(
                     self._answer(entry, session, stream, message), name=f"sse answer {entry.request_id}"
@@ -105,7 +105,7 @@ class LegacySse:
             else:
                 await self._served(entry, session, stream, request)
         except MuxError as error:
-            await _sent(stream, refused_wire(error, request.id, entry.request_id))
+            await _sent(stream, refused_wire(entry, error, request.id))
 
     async def _initialized(self, entry: Entry, session: Session, request: Request) -> bytes:
         session.core.greet(legacy.greeted(request))

@@ -12,11 +12,22 @@ import time
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
+from msgspec import Raw
 
 from mcpmux.calls import Call, Router
 from mcpmux.errors import CallCancelled, Draining, InvalidRequest, ModernEraNotSpoken, MuxError
 from mcpmux.faces.edge import first_event, next_event, opened
-from mcpmux.faces.entry import EVENTS, JSON, SESSION_ID, VERSION, Entry, check_accepts, prefers_events, read_body
+from mcpmux.faces.entry import (
+    EVENTS,
+    JSON,
+    RETRY_AFTER,
+    SESSION_ID,
+    VERSION,
+    Entry,
+    check_accepts,
+    prefers_events,
+    read_body,
+)
 from mcpmux.faces.eventstream import RETRY, event_stream
 from mcpmux.faces.sessions import ReplyStream, Session, Sessions
 from mcpmux.observe.log import logger
@@ -88,13 +99,21 @@ class Streamable:
         try:
             greeting = legacy.greeted(request)
             session = await self._sessions.open("streamable", entry.principal, entry.view, SessionCore(greeting))
+            result = await self._greet(session)
         except MuxError as error:
-            return refusal(entry, error, request.id)
-        result = await self._router.initialize(session.caller, greeting.revision)
+            return self._refusal(entry, error, request.id)
         self._log.debug(
             "session_opened", client=greeting.client, revision=greeting.revision, request_id=entry.request_id
         )
         return entry.answer(envelope.result(request.id, result), extra={SESSION_ID: session.id})
+
+    async def _greet(self, session: Session) -> Raw:
+        try:
+            return await self._router.initialize(session.caller, session.core.revision)
+        except BaseException:
+            # Also when the client leaves meanwhile: it never learns the id, so that nobody would end the session.
+            self._sessions.end(session, "it was not greeted")
+            raise
 
     def _session(self, entry: Entry) -> Session:
         headers = entry.request.headers
@@ -123,7 +142,7 @@ class Streamable:
             try:
                 admission, call = self._admit(entry, session, request, stream)
             except MuxError as error:
-                return refusal(entry, error, request.id)
+                return self._refusal(entry, error, request.id)
             if prefers_events(entry.request):
                 await opened(self._router, call)
                 return await self._stream(entry, session, stream, [], None)
@@ -154,11 +173,11 @@ class Streamable:
                         try:
                             _, call = self._admit(entry, session, message, stream)
                         except MuxError as error:
-                            refused.append(refused_wire(error, message.id, entry.request_id))
+                            refused.append(refused_wire(entry, error, message.id))
                         else:
                             await opened(self._router, call)
                     case InvalidRequest():
-                        refused.append(refused_wire(message, message.request_id, entry.request_id))
+                        refused.append(refused_wire(entry, message, message.request_id))
                     case _:
                         take_silent(session, message)
             if not stream.pending and not refused:
@@ -179,6 +198,14 @@ class Streamable:
         call = self._router.call(session.caller_of(entry.principal), admission, entry.request_id, chat)
         session.begin(admission, call, stream)
         return admission, call
+
+    def _refusal(self, entry: Entry, error: MuxError, request_id: int | str) -> web.StreamResponse:
+        """The error of one request that never became a call."""
+        status = faults.fault(error).status
+        if status != 200:
+            self._metrics.http_refused(status)
+        later = {"Retry-After": RETRY_AFTER} if status in (429, 503) else None
+        return entry.answer(refused_wire(entry, error, request_id), status, later)
 
     async def _stream(
         self, entry: Entry, session: Session, stream: ReplyStream, ready: list[bytes], first: Event | None
@@ -258,14 +285,12 @@ def take_silent(session: Session, message: Notification | Reply) -> None:
         session.calls[cancelled].cancel(_reason(message))
 
 
-def refusal(entry: Entry, error: MuxError, request_id: int | str | None) -> web.StreamResponse:
-    """The error of one request that never became a call."""
-    return entry.answer(refused_wire(error, request_id, entry.request_id), status=faults.fault(error).status)
-
-
-def refused_wire(error: MuxError, request_id: int | str | None, correlation: str) -> bytes:
-    """The error answer to a message that never became a call."""
-    failed = faults.failure(error, correlation)
+def refused_wire(entry: Entry, error: MuxError, request_id: int | str | None) -> bytes:
+    """The error answer to a message that never became a call, which leaves its log line."""
+    logger("faces").info(
+        "message_refused", reason=error.reason, principal=entry.principal.label, request_id=entry.request_id
+    )
+    failed = faults.failure(error, entry.request_id)
     return envelope.error(request_id, failed.code, failed.message, failed.data)
 
 
