@@ -8,6 +8,7 @@ Source: MCP basic/transports, "Security Warning"; WHATWG Fetch, "CORS protocol";
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
@@ -22,6 +23,8 @@ _SENT: Final = (
     "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Last-Event-ID, Mcp-Method, Mcp-Name"
 )
 _READ: Final = "Mcp-Session-Id, WWW-Authenticate, X-Request-Id"
+# `urlsplit` would take `[::1]x` for `::1`.
+_AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?\Z", re.ASCII)
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -33,7 +36,7 @@ class Origins:
         self._listed = frozenset(origin.rstrip("/").lower() for origin in listed)
         public = urlsplit(public_url or "")
         self._public_host = (public.hostname or "").lower()
-        self._public_origin = f"{public.scheme}://{public.netloc}".lower() if public_url else ""
+        self._public_origin = f"{public.scheme}://{public.netloc}".lower() if public_url else None
 
     def check(self, request: web.BaseRequest) -> Mapping[str, str]:
         """The CORS headers of the answer (none for most).
@@ -92,9 +95,5 @@ def _is_loopback_origin(origin: str) -> bool:
 @lru_cache(maxsize=256)
 def _name(authority: str) -> str:
     """The host of `host:port`; empty for what is no authority."""
-    if "@" in authority or "/" in authority:
-        return ""
-    try:
-        return (urlsplit(f"//{authority}").hostname or "").lower()
-    except ValueError:
-        return ""
+    found = _AUTHORITY.match(authority.lower())
+    return found[1].strip("[]") if found else ""
