@@ -37,6 +37,7 @@ from mcpmux.errors import (
     PromptUnknown,
     ResourceUnknown,
     ServerUnavailable,
+    StoreUnavailable,
     ToolUnknown,
 )
 from mcpmux.identity.principal import Principal
@@ -158,7 +159,8 @@ class Router:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(fenced("call deadlines", self._sweep, self._metrics), name="call deadlines")
-                tasks.create_task(fenced("call grants", self._recheck, self._metrics), name="call grants")
+                tasks.create_task(fenced("call grants", self._recheck_grants, self._metrics), name="call grants")
+                tasks.create_task(fenced("call catalog", self._recheck_catalog, self._metrics), name="call catalog")
         finally:
             self._recorder.flush()
 
@@ -170,16 +172,33 @@ class Router:
                 call.sweep(now, QUIET)
             self._recorder.flush()
 
-    async def _recheck(self) -> None:
+    async def _recheck_grants(self) -> None:
         async for _ in self._grants.changes():
-            for call in list(self._calls):
-                if call.server is not None and call.decision is not None:
-                    grants = await self._grants.of(call.caller.principal)
-                    if not self._still(call, grants):
-                        call.fail(_unknown(call))
+            await self._recheck()
 
-    def _still(self, call: Call, grants: GrantSet) -> bool:
-        return self._route(call.caller.view, grants, *self._subject(call)) is not None
+    async def _recheck_catalog(self) -> None:
+        async for _ in self._catalog.changes():
+            await self._recheck()
+
+    async def _recheck(self) -> None:
+        """End the calls in flight that would not be allowed now."""
+        for call in list(self._calls):
+            if call.decision is None or call.ended:
+                continue
+            try:
+                grants = await self._grants.of(call.caller.principal)
+            except StoreUnavailable:
+                # Nobody knows: it was allowed when it began, its deadline bounds it, and news of the grants comes here.
+                continue
+            if not call.ended and not self._still(call.decision.target, grants):
+                call.fail(_unknown(call))
+
+    def _still(self, target: Target, grants: GrantSet) -> bool:
+        server = self._catalog.server(target.server)
+        if server is None:
+            return False
+        now = Target(server.id, server.enabled, target.kind, target.name, target.read_only, server.tools)
+        return decide(grants, now).allowed
 
     def _ended(self, call: Call) -> None:
         self._calls.discard(call)
