@@ -17,7 +17,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from mcpmux.catalog.items import Offer
+from mcpmux.config.schema import Server
 from mcpmux.protocol.events import Offered
+from mcpmux.seal import Keyring
 from mcpmux.store.database import Database
 
 _NULL: Final = b"null"
@@ -46,6 +48,11 @@ class _Form(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _READER: Final = msgspec.json.Decoder(_Form)
+
+
+def section_digest(keyring: Keyring, server: Server) -> bytes:
+    """The key of what is kept for a server as it is configured now."""
+    return keyring.digest("offer", server.section)
 
 
 def kept_bytes(offer: Offer) -> bytes:

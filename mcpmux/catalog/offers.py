@@ -29,7 +29,7 @@ from mcpmux.catalog.changes import Broadcast, Mailbox
 from mcpmux.catalog.items import Item as Item
 from mcpmux.catalog.items import Offer as Offer
 from mcpmux.catalog.items import Reading, read_items
-from mcpmux.catalog.kept import fetch_kept, keep, kept_bytes, prune, read_kept
+from mcpmux.catalog.kept import fetch_kept, keep, kept_bytes, prune, read_kept, section_digest
 from mcpmux.catalog.pages import Bounds, read_pages
 from mcpmux.catalog.seat import KEEP, Due, Pace, Seat
 from mcpmux.config.schema import Server
@@ -138,7 +138,7 @@ class Offers:
 
     def _seated(self, server: Server) -> Seat | None:
         """The new seat of a new or changed server, None if the one it has stays."""
-        digest = self._keyring.digest("offer", server.section)
+        digest = section_digest(self._keyring, server)
         old = self._seats.get(server.id)
         if old is not None and old.digest == digest:
             old.server = server

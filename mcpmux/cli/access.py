@@ -19,7 +19,7 @@ from mcpmux.access import rows
 from mcpmux.access.decision import ADMIN_GROUP, RANK, Decision, Target, decide
 from mcpmux.access.grants import read_grants
 from mcpmux.catalog.items import read_items
-from mcpmux.catalog.kept import fetch_kept, read_kept
+from mcpmux.catalog.kept import fetch_kept, read_kept, section_digest
 from mcpmux.cli.command import GOOD, NEGATIVE, say, say_json, table
 from mcpmux.config.schema import Server, Snapshot
 from mcpmux.errors import UsageWrong
@@ -257,7 +257,7 @@ async def _answered(db: Database, config: Snapshot, question: _Question) -> _Ans
 async def _kept_tools(db: Database, config: Snapshot, server: Server) -> dict[str, bool] | None:
     """The server's tools as last seen, and whether each says `readOnlyHint: true`; None if it was never seen."""
     gateway = config.gateway
-    digest = keyring(gateway.data_dir, gateway.keys).digest("offer", server.section)
+    digest = section_digest(keyring(gateway.data_dir, gateway.keys), server)
     data = (await fetch_kept(db, {server.id: digest})).get(server.id)
     kept = read_kept(data) if data is not None else None
     if kept is None or Offered.TOOLS not in kept.lists:

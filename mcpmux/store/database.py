@@ -23,6 +23,7 @@ log = logger("store")
 
 CONNECT_SECONDS: Final = 10.0
 ACQUIRE_SECONDS: Final = 10.0
+RELEASE_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 15.0
 """PostgreSQL ends a statement after this; we give up on a silent server a little later."""
 
@@ -206,7 +207,8 @@ class Database:
             yield Connection(raw)
         finally:
             with _store_errors():
-                await self._pool.release(raw)
+                # A cancelled statement is waited for here, and may not hold up whoever cancelled it.
+                await self._pool.release(raw, timeout=RELEASE_SECONDS)
 
     @asynccontextmanager
     async def _separate(self) -> AsyncIterator[asyncpg.Connection]:
@@ -281,7 +283,8 @@ def _store_errors() -> Iterator[None]:
         raise StoreUnavailable("the connection was lost") from exc
     except asyncpg.PostgresError as exc:
         raise StoreUnavailable(f"a statement failed (SQLSTATE {exc.sqlstate})") from exc
-    except (OSError, asyncpg.InterfaceError) as exc:
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+        # The last is what an idle connection of the pool says when its backend was killed.
         raise StoreUnavailable("the connection was lost") from exc
 
 
@@ -296,5 +299,5 @@ def _connect_errors() -> Iterator[None]:
         raise StoreUnavailable("it refuses this user, password or database name") from exc
     except asyncpg.PostgresError as exc:
         raise StoreUnavailable(f"it takes no connection (SQLSTATE {exc.sqlstate})") from exc
-    except (OSError, asyncpg.InterfaceError, ValueError) as exc:
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, ValueError) as exc:
         raise StoreUnavailable("it cannot be reached") from exc
