@@ -249,9 +249,11 @@ class Gateway:
             rooms.application.drain()
             log.info("drain_begun", calls=rooms.router.in_flight, sessions=len(rooms.sessions))
             await self._calls_done(self._started_with.gateway.limits.drain)
-        at_once = self._stop.hurried.is_set()
-        await rooms.application.close(0.0 if at_once else ANSWERS_END)
-        await rooms.pool.close(0.0 if at_once else LINKS_END)
+        if self._stop.hurried.is_set():
+            await rooms.application.close(0.0)
+            return  # ending the loops ends the links, too
+        await rooms.application.close(ANSWERS_END)
+        await rooms.pool.close(LINKS_END)
 
     async def _calls_done(self, limit: float) -> None:
         with suppress(TimeoutError):
