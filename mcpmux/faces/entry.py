@@ -80,6 +80,10 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         return body
     try:
         async with asyncio.timeout(BODY_TIME):
+            if headers.get("Expect", "").lower() == "100-continue":
+                # RFC 9110 section 10.1.1. aiohttp does it in its router, which we do without.
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0
             return await request.read()
     except web.HTTPRequestEntityTooLarge as exc:
         raise BodyTooLarge(limit) from exc
