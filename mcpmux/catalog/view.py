@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from msgspec import Struct
+
 from mcpmux.catalog.changes import Broadcast, Mailbox
 from mcpmux.catalog.items import Item, Offer
 from mcpmux.catalog.names import split_name, split_uri
@@ -35,8 +37,7 @@ _LISTED: Final[Mapping[Subject, tuple[Offered, ...]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True, gc=False):
     """What one endpoint shows, before grants: all servers, one server (`id`), or one tenant's (`id`)."""
 
     kind: Literal["all", "server", "tenant"]

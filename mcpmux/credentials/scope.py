@@ -5,7 +5,7 @@ Pure. A link is addressed by its `LinkKey` everywhere, never by an object that a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mcpmux.config.schema import Server
 from mcpmux.errors import ServerUnavailable
@@ -14,8 +14,7 @@ SHARED = ""
 """The scope of the one link that all callers of a server share."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkKey:
+class LinkKey(Struct, frozen=True, gc=False):
     """The address of a link: the server's id, and who shares it (an opaque word, empty for everybody)."""
 
     server: str
