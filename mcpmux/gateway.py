@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Final, TextIO
 
@@ -59,7 +59,6 @@ ANSWERS_END: Final = 5.0  # seconds for answers on their way when the face close
 LINKS_END: Final = 10.0  # seconds for servers to end: stdin closed, SIGTERM, SIGKILL
 STORE_ANSWERS: Final = 2.0  # seconds for PostgreSQL to show that it is there, when `status` asks
 COLLECT_EVERY: Final = (25_000, 20, 100)  # objects, young collections, middle ones
-FILES: Final = 65_536  # descriptors that we ask for
 _LOOK: Final = 0.05  # seconds between two looks at the calls in flight while draining
 
 log = logger("gateway")
@@ -99,9 +98,12 @@ class Stop:
         """From now on a signal is not the end of what the running task awaits."""
         self._building = None
 
-    def hung_up(self) -> bool:
-        """Whether we began on a terminal that is gone: SIGHUP says that, too."""
-        return self._terminal is not None and not self._terminal.isatty()
+    def hang_up(self, live: Live) -> None:
+        """SIGHUP: read the config now; or the terminal that we began on is gone, and nobody would see us run on."""
+        if self._terminal is not None and not self._terminal.isatty():
+            self.ask()
+        else:
+            live.reload()
 
     def ask(self) -> None:
         """SIGTERM or SIGINT."""
@@ -199,10 +201,6 @@ class Gateway:
 
     # The config, while we run --------------------------------------------------------------------------------------
 
-    def reload(self) -> None:
-        """Read the config file now (SIGHUP)."""
-        self._live.reload()
-
     async def _follow_config(self) -> None:
         async for outcome in self._live.snapshots():
             if isinstance(outcome, ConfigInvalid):
@@ -285,7 +283,6 @@ async def running(
         stack.callback(guardian.close)
         live = Live(snapshot.path, environ, overrides=overrides, first=snapshot)
         stack.enter_context(_signals(stop, live))
-        _raise_file_limit()
         rooms = await _build(stack, snapshot, environ, guardian)
         gateway = Gateway(rooms, snapshot, live, stop)
         async with asyncio.TaskGroup() as tasks:
@@ -352,15 +349,8 @@ def _ungrouped() -> Iterator[None]:
 
 @contextmanager
 def _signals(stop: Stop, live: Live) -> Iterator[None]:
-    def hang_up() -> None:
-        # Whoever closes the terminal window would otherwise leave us behind, unseen.
-        if stop.hung_up():
-            stop.ask()
-        else:
-            live.reload()
-
     loop = asyncio.get_running_loop()
-    actions = {signal.SIGTERM: stop.ask, signal.SIGINT: stop.ask, signal.SIGHUP: hang_up}
+    actions = {signal.SIGTERM: stop.ask, signal.SIGINT: stop.ask, signal.SIGHUP: partial(stop.hang_up, live)}
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:
@@ -379,15 +369,6 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_EVERY)
-
-
-def _raise_file_limit() -> None:
-    """As many descriptors as we may have: a waiting stream is one, and the usual soft limit is 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 ANSWERS = "SELECT 1"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import sys
 import textwrap
 import time
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mcpmux.gateway import Gateway
 
 ALLOW_DEV_ISSUER: Final = "MCPMUX_ALLOW_DEV_ISSUER"
+FILES: Final = 65_536  # descriptors that we ask for
 SETTLE_WAIT: Final = 60.0  # seconds until the summary, whether every server has settled or not
 _LOOK: Final = 0.2  # seconds between two looks at the servers' states
 
@@ -66,6 +68,7 @@ async def serve(arguments: argparse.Namespace, snapshot: Snapshot) -> int:
     environ = environment()
     allowed = arguments.allow_dev_issuer or environ.get(ALLOW_DEV_ISSUER) == "1"
     check_issuer(snapshot.gateway, allowed=allowed)
+    _raise_file_limit()
     display = Display(sys.stderr)
     if sys.stderr.isatty():
         log.configure(console=True, level=arguments.log_level, stream=cast(TextIO, display))
@@ -97,6 +100,15 @@ def check_issuer(gateway: Section, *, allowed: bool) -> None:
             f"--allow-dev-issuer or {ALLOW_DEV_ISSUER}=1"
         )
     _log.warning("dev_issuer_exposed", host=gateway.listen.host)
+
+
+def _raise_file_limit() -> None:
+    """As many descriptors as we may have: a waiting stream is one, and the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 # How the start goes ------------------------------------------------------------------------------------------------
