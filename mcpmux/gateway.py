@@ -350,7 +350,11 @@ def _ungrouped() -> Iterator[None]:
 @contextmanager
 def _signals(stop: Stop, live: Live) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    actions = {signal.SIGTERM: stop.ask, signal.SIGINT: stop.ask, signal.SIGHUP: partial(stop.hang_up, live)}
+    actions: Mapping[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: stop.ask,
+        signal.SIGINT: stop.ask,
+        signal.SIGHUP: partial(stop.hang_up, live),
+    }
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:
