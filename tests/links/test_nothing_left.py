@@ -49,7 +49,7 @@ async def test_restarts_leave_no_descriptor_process_or_task_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcpmux.links.backoff.FIRST", 0.001)
-    monkeypatch.setattr("mcpmux.links.backoff.TRIES", 1000)
+    monkeypatch.setattr("mcpmux.links.backoff.TRIES_PROVEN", 1000)
     monkeypatch.setattr("mcpmux.links.backoff.FACTOR", 1)
     me = psutil.Process()
     async with running(tmp_path, counter()) as pool:

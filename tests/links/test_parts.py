@@ -159,6 +159,14 @@ def test_tries_come_soon_then_later_then_slowly() -> None:
     ]
 
 
+def test_a_server_that_was_ready_before_is_given_longer() -> None:
+    memory = Backoff()
+    memory.after(5.0, refused=False, slow_start=False, chance=0.5)
+    found = pauses(memory, 7)
+    assert [failed for _, failed in found] == [False] * 6 + [True]
+    assert 45 < sum(pause for pause, _ in found[:-1]) < 60
+
+
 def test_a_server_that_refuses_us_is_asked_a_few_hundred_times_a_day() -> None:
     memory, seconds, dials = Backoff(), 0.0, 0
     while seconds < 86_400:
