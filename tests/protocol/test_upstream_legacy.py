@@ -444,6 +444,25 @@ def test_a_null_beside_the_answer_is_forgiven() -> None:
     assert core.receive(broken, None, 0.0) == [Deliver("b", Failure(1, "x"))]
 
 
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        b'{"result":{"a":1},"jsonrpc":"2.0","id":%d}',
+        b'{"jsonrpc": "2.0", "id": %d, "result": {"a":1}}',
+        b'{"jsonrpc":"2.0","id":%d,"result":{"a":1}}\r',
+        b'{"jsonrpc":"2.0","id":%d,"result":{"a":1},"extra":null}',
+        b'{"jsonrpc":"\\u0032.0","id":%d,"result":{"a":1}}',
+    ],
+)
+def test_an_answer_written_in_an_unusual_way_is_the_same_answer(unusual: bytes) -> None:
+    core = greeted()
+    found = core.receive(unusual % opened(core, "a"), None, 0.0)
+    if b"u0032" in unusual:
+        assert isinstance(found[-1], Broken)  # the version has one spelling
+    else:
+        assert found == [Deliver("a", Result(Raw(b'{"a":1}')))]
+
+
 # Any interleaving ------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from mcpmux.protocol.events import Changed, Failure, Log, Opening, Progress, Res
 from mcpmux.protocol.revisions import LEGACY
 from mcpmux.protocol.upstream import wreckage
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
+from mcpmux.protocol.upstream.plain import plain_answer
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Greeting, Received, Send, Stray, T, Unwelcome
 
 FIRST_ID: Final = 1001  # small numbers turn up in what servers write by mistake
@@ -149,7 +150,7 @@ class LinkCore(Generic[T]):
     def receive(self, data: bytes, stream: int | None, now: float) -> list[Received[T]]:
         """Say whose every message in `data` is, in order. `stream`: the request whose response it came in."""
         try:
-            message = envelope.parse(data)
+            message = plain_answer(data) or envelope.parse(data)
         except MalformedMessage as exc:
             again = wreckage.mended(data)
             return self._unreadable(data, stream, exc, now) if again is None else self.receive(again, stream, now)
