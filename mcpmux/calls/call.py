@@ -20,6 +20,7 @@ from mcpmux.config.schema import Server
 from mcpmux.errors import CallCancelled, CallTimedOut, MuxError
 from mcpmux.identity.principal import Principal
 from mcpmux.links.exchange import Exchange
+from mcpmux.observe.metrics import ServerMetrics
 from mcpmux.protocol import faults
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.events import End, Event, Failure, Progress, Quiet, Result
@@ -53,6 +54,7 @@ class Call:
         "decision",
         "native",
         "nudged",
+        "numbers",
         "outcome",
         "request_id",
         "server",
@@ -72,6 +74,7 @@ class Call:
         self.server: Server | None = None
         self.native = ""
         self.asked = ""  # the server that a refused name leads to, for the log alone
+        self.numbers: ServerMetrics | None = None  # those of `server`, although it may be removed meanwhile
         self.decision: Decision | None = None
         self.outcome = ""
         self._finished = finished
@@ -90,6 +93,8 @@ class Call:
 
     def answer(self, raw: Raw) -> None:
         """End with a result of our own."""
+        if self.ended:
+            return
         self._end = Result(raw)
         self._finish("ok")
 

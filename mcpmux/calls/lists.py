@@ -66,6 +66,7 @@ class Lists:
         self._offers = offers
         self._keyring = keyring
         self._metrics = metrics
+        self._awaited: dict[str, float] = {}  # since when lists wait for a server, monotonic
         self._kept: OrderedDict[tuple[View, str, Offered], Listing] = OrderedDict()
 
     def listing(self, view: View, grants: GrantSet, what: Offered) -> Listing:
@@ -88,12 +89,22 @@ class Lists:
         """
         listing = self.listing(view, grants, what)
         if listing.pending:
-            await self._offers.settled(listing.pending, STARTING_WAIT)
+            wait = self._patience(listing.pending) if listing.starts else STARTING_WAIT
+            await self._offers.settled(listing.pending, wait)
             listing = self.listing(view, grants, what)
             if listing.pending and not listing.starts:
                 raise ServerUnavailable(listing.pending[0], STARTING_WAIT)
         number = 0 if cursor is None else self._number(listing, what, cursor, bound)
         return self._page(listing, what, number, bound)
+
+    def _patience(self, pending: tuple[str, ...]) -> float:
+        """How long a list that has something to show waits for what is missing: for each server once.
+
+        A server that never comes up must not delay every list until it is given up.
+        """
+        now = time.monotonic()
+        self._awaited = {server: since for server, since in self._awaited.items() if self._offers.of(server) is None}
+        return max(0.0, max(self._awaited.setdefault(server, now) for server in pending) + STARTING_WAIT - now)
 
     def _made(self, view: View, grants: GrantSet, what: Offered) -> Listing:
         self._metrics.list_encoded(LISTS[what].name)

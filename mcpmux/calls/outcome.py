@@ -56,8 +56,12 @@ class Recorder:
         """Count and time one ended call, and remember its log line."""
         seconds = time.monotonic() - call.started
         outcome = _OUTCOMES.get(call.outcome, "internal")
-        server = call.server.id if call.server is not None else OURS
-        self._metrics.server(server).call(call.admission.method.name, outcome, seconds)
+        numbers = call.numbers
+        if numbers is None:
+            numbers = self._metrics.server(OURS)
+        else:
+            numbers.call_closed()
+        numbers.call(call.admission.method.name, outcome, seconds)
         self._ended.append((call, time.time(), seconds))
         if len(self._ended) >= CROWD:
             self.flush()

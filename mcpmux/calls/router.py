@@ -145,7 +145,7 @@ class Router:
                 case Answers.LIST:
                     call.answer(await self._list(call, grants))
                 case Answers.US:
-                    call.answer(self._ourselves(call))
+                    call.answer(self._ourselves(call, grants))
                 case other:
                     assert_never(other)
         except MuxError as error:
@@ -208,13 +208,14 @@ class Router:
 
     # What we answer ourselves --------------------------------------------------------------------------------------
 
-    def _ourselves(self, call: Call) -> Raw:
+    def _ourselves(self, call: Call, grants: GrantSet) -> Raw:
         match call.admission.method.name:
             case "ping":
                 return EMPTY
             case "logging/setLevel":
                 level = envelope.text(call.admission.params.get("level")) or "info"
-                servers = [server.id for server in self._catalog.servers(call.caller.view)]
+                shown = self._catalog.servers(call.caller.view)
+                servers = [server.id for server in shown if decide(grants, whole(server)).allowed]
                 self._interest.set_level(call.caller.session, level, servers)
                 return EMPTY
         raise MethodUnknown(call.admission.method.name)
@@ -234,7 +235,11 @@ class Router:
     async def _to_server(self, call: Call, grants: GrantSet) -> None:
         subject, name = self._subject(call)
         found, decision = self._route(call.caller.view, grants, subject, name) or await self._decided(call, grants)
+        if call.ended:
+            return  # cancelled while it waited
         call.decision, call.server, call.native = decision, found.server, found.native
+        call.numbers = self._metrics.server(found.server.id)
+        call.numbers.call_opened()
         if call.admission.method.answers is Answers.INTEREST and self._interested(call):
             return
         await self._begin(call, found)
@@ -286,8 +291,8 @@ class Router:
         link = self._pool.ready(key)
         if link is None:
             link = await self._pool.link(key, min(server.timeout, RESTART_WAIT))
-            if call.ended:
-                return
+        if call.ended:
+            return  # cancelled, or its right taken, while it waited
         params = rewrite.params(method, call.admission.params, found.native)
         opening = Opening(method.name, params, call.caller.principal.key, call.admission.token is not None)
         call.opened(link.open(opening), server.timeout)
