@@ -7,6 +7,7 @@ stream as it comes. Everything that waits gives up after 5 s.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -28,7 +29,10 @@ SESSION = "Mcp-Session-Id"
 
 def bearer(gateway: Gateway, email: str, *groups: str, ttl: float = 3600.0) -> dict[str, str]:
     """The `Authorization` header of a person, signed by the gateway's own development issuer."""
-    return {"Authorization": f"Bearer {development_issuer(gateway.data).sign(email, groups, ttl)}"}
+    return {"Authorization": f"Bearer {_issuer(gateway.data).sign(email, groups, ttl)}"}
+
+
+_issuer = functools.cache(development_issuer)
 
 
 def greeting(revision: str = NEWEST) -> Json:
