@@ -232,8 +232,13 @@ async def test_a_call_refused_is_logged_with_its_reason_and_says_nothing_to_the_
     heard = Heard()
     async with dan.connected(heard=heard) as client:
         await refusal(client.call_tool("alpha__echo", {"text": "let me in"}))
-    refused = gateway.wait_for(lambda: [e for e in gateway.logged("call_refused") if "dan" in str(e.get("principal"))])
-    assert refused[-1]["server"] == "alpha"
-    assert refused[-1]["tool"] == "echo"
+    refused = gateway.wait_for(
+        lambda: [
+            event
+            for event in gateway.logged("call_refused", server="alpha", tool="echo")
+            if "dan" in str(event["principal"])
+        ]
+    )
     assert refused[-1]["request_id"]
+    assert refused[-1]["reason"]
     assert "let me in" not in json.dumps(refused)
