@@ -300,6 +300,17 @@ def test_a_cancelled_call_that_is_never_answered_is_forgotten_in_the_end() -> No
     assert isinstance(core.receive(LOG, None, GHOST_LIFE)[0], Deliver)
 
 
+def test_a_forgotten_call_that_is_answered_after_all_makes_everybody_uncertain_again() -> None:
+    core = greeted()
+    request = opened(core, "b", "ben")
+    core.cancel(request, "enough", 0.0)
+    opened(core, "a", "ana")
+    assert isinstance(core.receive(LOG, None, GHOST_LIFE)[0], Deliver)
+    core.receive(answer(request, {}), None, GHOST_LIFE)
+    assert isinstance(core.receive(LOG, None, GHOST_LIFE + 1)[0], Stray)
+    assert isinstance(core.receive(LOG, None, GHOST_LIFE + AFTERMATH)[0], Deliver)
+
+
 def test_with_streams_of_their_own_log_messages_go_where_they_came() -> None:
     core = greeted(streamed=True)
     first, second = opened(core, "a", "ana"), opened(core, "b", "ben")
@@ -581,7 +592,7 @@ class Link(RuleBasedStateMachine):
 
 
 TestAnyInterleaving = Link.TestCase
-TestAnyInterleaving.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestAnyInterleaving.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 
 
 def test_ghosts_are_bounded() -> None:

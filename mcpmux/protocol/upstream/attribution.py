@@ -19,17 +19,20 @@ MAX_GHOSTS: Final = 256
 OURSELVES: Final = ""
 """The caller of what mcpmux asks on its own account: nobody's data can be in it."""
 
+_SOMEBODY: Final = "\0"  # no caller's word
+
 
 class Callers:
     """Which callers' calls have been on one link lately. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_before", "_ghosts", "_last")
+    __slots__ = ("_before", "_forgotten", "_ghosts", "_last")
 
     def __init__(self) -> None:
         # The latest end of a call, and the latest of any other caller than that one: enough to answer for everybody.
         self._last: tuple[str, float] | None = None
         self._before: tuple[str, float] | None = None
         self._ghosts: dict[int, tuple[str, float]] = {}
+        self._forgotten = 0  # the newest cancelled call that was never answered and is remembered no more
 
     @property
     def ghosts(self) -> int:
@@ -49,13 +52,16 @@ class Callers:
         self.ended(caller, now)
         self._forget_old(now)
         if len(self._ghosts) >= MAX_GHOSTS:
-            del self._ghosts[next(iter(self._ghosts))]
+            self._forget(next(iter(self._ghosts)))
         self._ghosts[request] = (caller, now + GHOST_LIFE)
 
     def laid(self, request: int, now: float) -> bool:
         """Whether `request` was a cancelled call, which the server has now answered after all."""
         ghost = self._ghosts.pop(request, None)
         if ghost is None:
+            if request <= self._forgotten:
+                # Somebody's, and it may have been at work until now: whose, nobody remembers.
+                self.ended(_SOMEBODY, now)
             return False
         self.ended(ghost[0], now)
         return True
@@ -78,4 +84,8 @@ class Callers:
             oldest = next(iter(self._ghosts))
             if self._ghosts[oldest][1] > now:
                 return
-            del self._ghosts[oldest]
+            self._forget(oldest)
+
+    def _forget(self, request: int) -> None:
+        del self._ghosts[request]
+        self._forgotten = max(self._forgotten, request)

@@ -181,9 +181,9 @@ class LinkCore(Generic[T]):
             return Deliver(self._checks.pop(request), Result(Raw(_EMPTY)))
         if self.is_greeting(request):
             return self._greeted(reply)
-        if self._callers.laid(request, now):
-            return Stray("late")
-        return Stray("duplicate" if FIRST_ID <= request < self._next else "unknown_id", str(request))
+        if not FIRST_ID <= request < self._next:
+            return Stray("unknown_id", str(request))
+        return Stray("late") if self._callers.laid(request, now) else Stray("duplicate", str(request))
 
     def _unaddressed(self, reply: Reply, stream: int | None, now: float) -> Received[T]:
         """An answer without an id of ours: an error whose request could not be read, if only one can be meant."""
