@@ -78,6 +78,14 @@ class Answer:
         return found
 
     @property
+    def messages(self) -> list[Json]:
+        """The messages in the body, in whichever form it is."""
+        if not self.headers["Content-Type"].startswith("text/event-stream"):
+            return [self.json]
+        lines = self.body.decode().splitlines()
+        return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+
+    @property
     def error(self) -> Json:
         """The JSON-RPC error in the body."""
         found = self.json["error"]
