@@ -1,8 +1,8 @@
 """The stdio transport: a server as a child process, messages as lines on its pipes, its stderr as lines of our log.
 
-Reading is done in the event loop's callback, line by line, without a task. Writing is collected over one turn of the
-loop and written at once; what the child does not take waits in a bounded buffer, which nobody waits for: a full one
-refuses new calls. A line over the limit is thrown away while it comes.
+Reading is done in the event loop's callback, line by line, without a task. What the child does not take waits in
+the transport's buffer, which is bounded and which nobody waits for: a full one refuses new calls. A line over the
+limit is thrown away while it comes.
 
 The end, from either side: the calls in flight fail as soon as the output has ended (which a dead group's does at
 once), so that an answer that was written before the end still counts. `close()` then leaves no process behind.
@@ -15,7 +15,7 @@ import contextlib
 import re
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import IO, Final
 
@@ -59,8 +59,8 @@ class StdioTransport:
     """The pipes of one child process; see the module."""
 
     __slots__ = (
-        "_all_closed", "_backlog", "_died", "_errors", "_flushing", "_input", "_last_words", "_lines", "_link", "_loop",
-        "_open_input", "_open_pipes", "_out", "_out_size", "_paused", "_readers", "_secrets", "_throttle",
+        "_all_closed", "_backlog", "_died", "_errors", "_input", "_last_words", "_lines", "_link", "_loop",
+        "_open_input", "_open_pipes", "_paused", "_readers", "_secrets", "_throttle",
         "_unconnected", "child",
     )  # fmt: skip
 
@@ -74,9 +74,6 @@ class StdioTransport:
         self._errors = LineSplitter(STDERR_LINE)
         self._throttle = Throttle(self._loop, self._say_held_back)
         self._last_words: deque[bytes] = deque(maxlen=LAST_WORDS)
-        self._out: list[bytes] = []
-        self._out_size = 0
-        self._flushing = False
         self._paused = False
         self._input: asyncio.WriteTransport | None = None
         self._backlog: deque[bytes | Oversized] = deque()
@@ -95,32 +92,45 @@ class StdioTransport:
     @property
     def congested(self) -> bool:
         """Whether the child has let more than `OUT_LIMIT` pile up."""
-        return self._waiting() > OUT_LIMIT
+        return self._paused and self._input is not None and self._input.get_write_buffer_size() > OUT_LIMIT
 
     async def connect(self) -> None:
         """Take over the pipes."""
         stdin, stdout, stderr = self._unconnected = list(self.child.pipes)
         await self._connect(stdout, _Reader(self._read, self._output_ended))
         await self._connect(stderr, _Reader(self._read_errors, self._pipe_ended))
-        self._input, _ = await self._loop.connect_write_pipe(lambda: _Writer(self), stdin)
+        with self._handing_over(stdin):
+            self._input, _ = await self._loop.connect_write_pipe(lambda: _Writer(self), stdin)
         self._open_input = True
-        self._unconnected.remove(stdin)
 
     async def _connect(self, pipe: IO[bytes], reader: _Reader) -> None:
-        transport, _ = await self._loop.connect_read_pipe(lambda: reader, pipe)
-        # From here on the transport closes it.
-        self._unconnected.remove(pipe)
+        with self._handing_over(pipe):
+            transport, _ = await self._loop.connect_read_pipe(lambda: reader, pipe)
         self._readers.append(transport)
         self._open_pipes += 1
         self._all_closed.clear()
 
+    @contextlib.contextmanager
+    def _handing_over(self, pipe: IO[bytes]) -> Iterator[None]:
+        """From here on the transport closes the pipe, also when connecting fails or is cancelled."""
+        self._unconnected.remove(pipe)
+        try:
+            yield
+        except BaseException:
+            # uvloop has closed the descriptor behind the object's back: closed again later, it might be another's.
+            with contextlib.suppress(OSError):
+                pipe.close()
+            raise
+
     def send(self, wire: bytes, _request: int | None) -> None:
-        """Write one message at the end of this turn of the loop."""
-        self._out.append(one_line(wire))
-        self._out_size += len(wire)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        """Write one message; uvloop makes one system call of all that one turn of the loop writes."""
+        if self._input is None or self._input.is_closing():
+            return
+        data = one_line(wire) + b"\n"
+        self._link.metrics.sent(len(data))
+        self._input.write(data)
+        if self._paused and self._input.get_write_buffer_size() > 2 * OUT_LIMIT:
+            self._link.end("it does not read its input")
 
     async def confirm(self, wire: bytes, _revision: str) -> None:
         """A pipe keeps the order by itself."""
@@ -165,7 +175,6 @@ class StdioTransport:
     async def _end_politely(self) -> None:
         self._link.end("it was ended by mcpmux")
         if self._input is not None:
-            self._flush()
             self._input.close()
         if await self._closed_within(process.CLOSE_LIMIT):
             return
@@ -253,23 +262,6 @@ class StdioTransport:
     def _check_closed(self) -> None:
         if self._open_pipes <= 0 and self.child.ended.is_set():
             self._all_closed.set()
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._input is None or not self._out or self._input.is_closing():
-            return
-        self._out.append(b"")
-        data = b"\n".join(self._out)
-        self._out.clear()
-        self._out_size = 0
-        self._link.metrics.sent(len(data))
-        self._input.write(data)
-        if self._waiting() > 2 * OUT_LIMIT:
-            self._link.end("it does not read its input")
-
-    def _waiting(self) -> int:
-        pending = self._input.get_write_buffer_size() if self._paused and self._input is not None else 0
-        return self._out_size + pending
 
     def _say_held_back(self, count: int) -> None:
         log.warning("server_stderr_unlogged", server=self._link.key.server, count=count)

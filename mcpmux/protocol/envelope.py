@@ -177,16 +177,15 @@ def one_line(wire: bytes) -> bytes:
 class _Wire(Struct, gc=False):
     jsonrpc: str
     id: Raw
-    method: str | None = None
+    method: str
     params: dict[str, Raw] | None = None
-    result: Raw | None = None
 
 
 _WIRE: Final = msgspec.json.Decoder(_Wire)
 
 
-def _usual(data: bytes) -> Request | Reply | None:
-    """The request or result in `data` if it is written as nearly all are: compact, and nothing in it but what we know.
+def _usual(data: bytes) -> Request | None:
+    """The request in `data` if it is written as nearly all are: compact, and nothing in it but what we know.
 
     One decoding instead of three. What is exactly as long as its members need has none twice, no other ones, no escapes
     in its names and no white space; everything else goes the long way, errors too.
@@ -198,19 +197,12 @@ def _usual(data: bytes) -> Request | Reply | None:
     request_id = identifier(wire.id)
     if wire.jsonrpc != "2.0" or request_id is None:
         return None
-    length = 23 + len(memoryview(wire.id))
+    length = 35 + len(memoryview(wire.id)) + len(wire.method)
     if wire.params is not None:
-        if len(wire.params) > MAX_MEMBERS:
-            return None
         length += 11 if wire.params else 12
         for name, value in wire.params.items():
             length += len(name) + len(memoryview(value)) + 4
-    if wire.method is not None:
-        whole = length + len(wire.method) + 12 == len(data) and wire.result is None
-        return Request(request_id, wire.method, wire.params) if whole else None
-    if wire.result is None or wire.params is not None:
-        return None
-    return Reply(request_id, wire.result) if length + len(memoryview(wire.result)) + 10 == len(data) else None
+    return Request(request_id, wire.method, wire.params) if length == len(data) else None
 
 
 def _entry(body: bytes) -> Message | InvalidRequest:
