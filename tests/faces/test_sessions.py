@@ -6,6 +6,7 @@ Two gateways of its own: one with small limits and short clocks, one whose sessi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,10 @@ MOST = 3
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """At most three sessions each; a lost reply stream is kept for a second. `late` starts when its gate opens."""
+    """At most three sessions each; who does not read for a second is cut off, and what it lost is kept for another.
+
+    `late` starts when its gate opens.
+    """
     folder = tmp_path_factory.mktemp("small")
     alpha, beta = Witness("alpha", folder), Witness("beta", folder)
     servers = {
@@ -47,7 +51,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         "beta": beta.section(),
         "late": faulty("late", "--gate", folder / "late.gate"),
     }
-    clocks = {"mcpmux.faces.sessions.RESUME": 1.0}
+    clocks = {"mcpmux.faces.sessions.RESUME": 1.0, "mcpmux.faces.eventstream.SLOW_READER": 1.0}
     with quick(folder, servers, clocks, limits={"sessions_per_user": MOST}) as gateway:
         for name in ("alpha", "beta", "late"):
             gateway.grant(f"MCP-{name.title()}", name)
@@ -192,6 +196,34 @@ async def test_a_call_whose_client_left_before_there_was_a_stream_is_cancelled_t
         calls.cancel()
     await until((tmp_path / "gate.cancelled").exists, "the cancellation at the server")
     await session.delete()
+    await settled(small.gateway)
+
+
+@pytest.mark.parametrize("face", ["streamable", "sse"])
+async def test_a_client_that_does_not_read_is_cut_off_and_keeps_nobody_waiting(
+    face: str, small: Place, http: Http
+) -> None:
+    who = bearer(small.gateway, f"deaf-{face}@example.com", "MCP-Alpha")
+    other = await Session.opened(http, f"{small.url}/mcp", bearer(small.gateway, "ear@example.com", "MCP-Alpha"))
+    call = calling("alpha__big", {"bytes": 16_000_000}, 1)
+    kind = "reply" if face == "streamable" else "sse"
+    async with contextlib.AsyncExitStack() as stack:
+        if face == "streamable":
+            session = await Session.opened(http, f"{small.url}/mcp", who)
+            session.headers["Accept"] = "text/event-stream, application/json"
+            answer = await stack.enter_async_context(session.posting(call))
+        else:
+            old = await stack.enter_async_context(old_session(http, small.url, who))
+            answer = old.events.answer
+            assert (await old.post(call)).status == 202
+        assert await other.call("alpha__echo", text="meanwhile") == "meanwhile"
+        await small.gateway.soon(lambda: small.gateway.metric("mcpmux_streams", kind=kind) == 0, WAIT, "the cut")
+        with pytest.raises(aiohttp.ClientError):
+            await answer.read()
+    assert small.gateway.logged("request_failed") == []
+    if face == "streamable":
+        await session.delete()
+    await other.delete()
     await settled(small.gateway)
 
 
