@@ -185,6 +185,19 @@ class CallTimedOut(UpstreamError):
         self.server = server
 
 
+class CallCut(UpstreamError):
+    """mcpmux ends, and the call has not finished within the drain limit."""
+
+    reason = "draining"
+
+    def __init__(self, server: str) -> None:
+        super().__init__(
+            f"mcpmux is shutting down and could not wait any longer for the server '{server}', so the call may or may "
+            "not have taken effect. Check before you try again in a moment."
+        )
+        self.server = server
+
+
 class ServerBusy(UpstreamError):
     """The server has as many calls in flight as its `concurrency` allows, and none ended in time."""
 

@@ -265,6 +265,7 @@ class Gateway:
                             await self._stop.hurried.wait()
         if self._rooms.router.in_flight:
             log.warning("calls_cut", calls=self._rooms.router.in_flight)
+            self._rooms.router.cut()
 
 
 @asynccontextmanager

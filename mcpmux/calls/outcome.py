@@ -24,6 +24,7 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "unavailable": "unavailable",
     "upstream_refused": "unavailable",
     "store_unavailable": "unavailable",
+    "draining": "unavailable",
     "link_lost": "lost",
     "upstream_broken": "lost",
     "timeout": "timeout",

@@ -20,7 +20,7 @@ from mcpmux.calls.call import Call, Caller
 from mcpmux.calls.interest import MAX_WANTED, Interest
 from mcpmux.calls.lists import Lists
 from mcpmux.calls.local import EMPTY, Local
-from mcpmux.calls.outcome import Recorder
+from mcpmux.calls.outcome import OURS, Recorder
 from mcpmux.catalog import rewrite
 from mcpmux.catalog.names import public_uri
 from mcpmux.catalog.offers import Offers
@@ -28,6 +28,7 @@ from mcpmux.catalog.view import Catalog, Found, View
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import link_key
 from mcpmux.errors import (
+    CallCut,
     EndpointForbidden,
     InvalidParams,
     InvalidRequest,
@@ -153,6 +154,11 @@ class Router:
         except asyncio.CancelledError:
             call.cancel("the client went away")
             raise
+
+    def cut(self) -> None:
+        """End every call that is still in flight, because mcpmux ends."""
+        for call in list(self._calls):
+            call.fail(CallCut(call.server.id if call.server is not None else OURS))
 
     async def run(self) -> None:
         """Sweep for deadlines and recheck on changed grants, until cancelled."""
