@@ -60,6 +60,7 @@ RESTART_WAIT: Final = 15.0
 
 # How much of a name that leads nowhere is repeated to the caller and logged.
 MAX_NAMED: Final = 256
+MAX_CHAT: Final = 64  # characters of a chat's id
 MOST_ROUTES: Final = 8192
 
 _KINDS: Final[Mapping[Subject, Kind]] = {
@@ -129,7 +130,7 @@ class Router:
 
     def call(self, caller: Caller, admission: Admission, request_id: str, chat: str | None = None) -> Call:
         """A call that is in the table and not opened yet."""
-        call = Call(caller, admission, request_id, self._ended, chat)
+        call = Call(caller, admission, request_id, self._ended, chat[:MAX_CHAT] if chat else None)
         self._calls.add(call)
         return call
 

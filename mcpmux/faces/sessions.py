@@ -307,6 +307,10 @@ class Sessions:
             session = self._sessions.get(session_id)
             if session is None:
                 continue
-            shown = await self._router.shown_uri(session.caller, server, uri)
+            try:
+                shown = await self._router.shown_uri(session.caller, server, uri)
+            except MuxError as error:
+                self._log.warning("update_untold", reason=error.reason, principal=session.caller.principal.label)
+                continue
             if shown is not None:
                 session.inbox.put(legacy.updated(shown))
