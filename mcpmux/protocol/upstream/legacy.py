@@ -164,7 +164,7 @@ class LinkCore(Generic[T]):
 
     def oversized(self, head: bytes, tail: bytes, stream: int | None, now: float) -> list[Received[T]]:
         """A message over the limit came by and was thrown away; only its ends are known."""
-        return self._wrecked("oversized", head, tail, stream, "it is too large", now)
+        return self._wrecked((head, tail), stream, ("oversized", "it is too large"), now)
 
     # Answers ---------------------------------------------------------------------------------------------------
 
@@ -302,8 +302,8 @@ class LinkCore(Generic[T]):
         if data.lstrip()[:1] not in (b"{", b"[") and stream is None:
             # An installer's chatter, a forgotten print.
             return [Stray("not_json", _shown(data))]
-        head, tail = data[: wreckage.EDGE], data[-wreckage.EDGE :]
-        return self._wrecked("malformed", head, tail, stream, str(fault), now)
+        ends = data[: wreckage.EDGE], data[-wreckage.EDGE :]
+        return self._wrecked(ends, stream, ("malformed", str(fault)), now)
 
     def _invalid(self, data: bytes, stream: int | None, fault: InvalidRequest, now: float) -> list[Received[T]]:
         if b"null" in data and (reply := wreckage.with_null(data)) is not None:
@@ -316,8 +316,11 @@ class LinkCore(Generic[T]):
         return strays + self._spoiled(meant, str(fault), now)
 
     def _wrecked(
-        self, reason: str, head: bytes, tail: bytes, stream: int | None, problem: str, now: float
+        self, ends: tuple[bytes, bytes], stream: int | None, why: tuple[str, str], now: float
     ) -> list[Received[T]]:
+        """What is known of a message of which only the ends can be read; `why`: the reason word, and the problem."""
+        head, tail = ends
+        reason, problem = why
         meant = wreckage.answered(head, tail)
         if meant is None and (stream is not None or wreckage.is_answer(head)):
             meant = stream if stream is not None else self._only_one()
