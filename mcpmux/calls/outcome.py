@@ -81,6 +81,11 @@ class Recorder:
         decision = call.decision
         refused = decision is not None and not decision.allowed
         write = self._log.debug if call.admission.method.name == "ping" else self._log.info
+        more: dict[str, object] = {}
+        if call.chat is not None:
+            more["chat"] = call.chat
+        if outcome != "ok":
+            more["reason"] = decision.reason if decision is not None and refused else call.outcome
         write(
             "call_refused" if outcome == "refused" else "call_finished",
             timestamp=datetime.fromtimestamp(at, UTC),
@@ -90,9 +95,8 @@ class Recorder:
             principal=call.caller.principal.label,
             tenant=decision.tenant if decision is not None else None,
             decision=None if decision is None else "denied" if refused else "allowed",
-            reason=decision.reason if decision is not None and refused else call.outcome,
             outcome=outcome,
             duration_ms=round(seconds * 1000, 2),
             request_id=call.request_id,
-            chat=call.chat,
+            **more,
         )

@@ -1,14 +1,14 @@
 """The numbers that Prometheus fetches, in a registry of our own.
 
-Owns the names, help texts and labels of every metric; the rooms above say what happened, in methods with their words,
-and never see prometheus-client. It measures nothing itself.
+Owns the names, help texts and labels of every metric; the rooms above say what happened, in methods with their
+words, and never see prometheus-client. It measures nothing itself.
 
-Labels come from closed sets: server ids of the config, methods of `protocol/methods.py`, words of our own code. What
-is none of these becomes `other`: a caller must not be able to make a time series. Users, tools and URLs are no labels.
+Labels come from closed sets: server ids of the config, methods of `protocol/methods.py`, words of our own code.
+What is none of these becomes `other`: a caller must not be able to make a time series. Users, tools and URLs are no
+labels.
 
-Children are made once and kept: on the way of a call there is one look-up in a dictionary, an increment and an
-observation, about 3 µs. A server that is removed takes its series with it (`forget`), and what its last calls still
-count is lost rather than bringing them back.
+Children are made once and kept; what every call counts is in `tally.py`. A server that is removed takes its series
+with it (`forget`), and what its last calls still count is lost rather than bringing them back.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from collections.abc import Iterable, Mapping, Sized
 from typing import Final, Generic, TypeVar
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, exposition
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
+
+from mcpmux.observe.tally import Tallies, Tally
 
 OTHER: Final = "other"
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,8 +29,6 @@ OUTCOMES: Final = frozenset(
     {"ok", "tool_error", "rpc_error", "refused", "unavailable", "timeout", "cancelled", "lost", "busy", "invalid"}
     | {"internal"}
 )
-# Seconds: from a look-up in memory to an agent at work. Each one is a line of the page for every server and method.
-BUCKETS: Final = (0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0)
 
 _WORD: Final = re.compile(r"[a-z][A-Za-z0-9_/ -]{0,39}|[45][0-9]{2}")
 _MOST_WORDS: Final = 64
@@ -46,6 +46,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._methods = frozenset(methods)
         self._servers: dict[str, ServerMetrics] = {}
+        self._registry.register(Tallies(lambda: [known.tally for known in list(self._servers.values())]))
         self._families = _Families(self._registry)
         self._by_word = _ByWord(self._registry)
         self._single = _Single(self._registry)
@@ -123,47 +124,36 @@ class Metrics:
 class ServerMetrics:
     """The numbers of one server."""
 
-    __slots__ = (
-        "_calls", "_families", "_in_flight", "_links", "_methods", "_received", "_restarts", "_sent", "_server",
-        "_strays", "_there",
-    )  # fmt: skip
+    __slots__ = ("_families", "_links", "_methods", "_restarts", "_server", "_strays", "_there", "tally")
 
     def __init__(self, server: str, families: _Families, methods: frozenset[str]) -> None:
+        self.tally = Tally(server)
         self._server = server
         self._families = families
         self._methods = methods
         self._there = True
-        self._calls: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._links: dict[str, Gauge] = {}
         self._strays: dict[str, Counter] = {}
-        self._in_flight = families.in_flight.labels(server)
         self._restarts = families.restarts.labels(server)
-        self._sent = families.bytes.labels(server, "sent")
-        self._received = families.bytes.labels(server, "received")
 
     def call(self, method: str, outcome: str, seconds: float) -> None:
         """Count one call that ended; `outcome` is one of `OUTCOMES`."""
-        children = self._calls.get((method, outcome))
-        if children is None:
-            if not self._there:
-                return
-            children = self._children(method, outcome)
-        children[0].inc()
-        children[1].observe(seconds)
+        method = method if method in self._methods else OTHER
+        self.tally.call(method, outcome if outcome in OUTCOMES else OTHER, seconds)
 
     def call_opened(self) -> None:
-        self._in_flight.inc()
+        self.tally.in_flight += 1
 
     def call_closed(self) -> None:
-        self._in_flight.dec()
+        self.tally.in_flight -= 1
 
     def sent(self, size: int) -> None:
         """Bytes written to the server."""
-        self._sent.inc(size)
+        self.tally.sent += size
 
     def received(self, size: int) -> None:
         """Bytes read from the server."""
-        self._received.inc(size)
+        self.tally.received += size
 
     def link_restarted(self) -> None:
         self._restarts.inc()
@@ -189,47 +179,20 @@ class ServerMetrics:
         """Take all series of the server away; what comes later counts nowhere."""
         self._there = False
         families = self._families
-        for family in (families.in_flight, families.restarts):
-            family.remove(self._server)
-        for direction in ("sent", "received"):
-            families.bytes.remove(self._server, direction)
+        families.restarts.remove(self._server)
         for state in self._links:
             families.links.remove(self._server, state)
         for reason in self._strays:
             families.strays.remove(self._server, reason)
-        for method, outcome in self._calls:
-            families.calls.remove(self._server, method, outcome)
-        for method in {method for method, _ in self._calls}:
-            families.durations.remove(self._server, method)
-
-    def _children(self, method: str, outcome: str) -> tuple[Counter, Histogram]:
-        known = (method if method in self._methods else OTHER, outcome if outcome in OUTCOMES else OTHER)
-        if (children := self._calls.get(known)) is None:
-            children = self._calls[known] = (
-                self._families.calls.labels(self._server, *known),
-                self._families.durations.labels(self._server, known[0]),
-            )
-        return children
 
 
 class _Families:
     """The metrics that have a label for the server."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.calls = Counter(
-            "mcpmux_calls", "Calls that ended, by how they ended.", ["server", "method", "outcome"], registry=registry
-        )
-        self.durations = Histogram(
-            "mcpmux_call_duration_seconds", "From the arrival of a call to its end.", ["server", "method"],
-            buckets=BUCKETS, registry=registry,
-        )  # fmt: skip
-        self.in_flight = Gauge("mcpmux_calls_in_flight", "Calls at work now.", ["server"], registry=registry)
         self.links = Gauge("mcpmux_links", "Links by the state they are in.", ["server", "state"], registry=registry)
         self.restarts = Counter(
             "mcpmux_link_restarts", "Links started again after they were lost.", ["server"], registry=registry
-        )
-        self.bytes = Counter(
-            "mcpmux_bytes", "Bytes to (sent) and from (received) servers.", ["server", "direction"], registry=registry
         )
         self.strays = Counter(
             "mcpmux_messages_stray",
