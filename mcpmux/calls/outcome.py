@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from mcpmux.calls.call import Call
-from mcpmux.observe.log import Logger
+from mcpmux.observe.log import Logger, Stencil
 from mcpmux.observe.metrics import Metrics
 
 # The closed set of outcome words, by the `reason` of the exception that ended the call.
@@ -40,6 +40,9 @@ OUTCOMES: Final = frozenset(_OUTCOMES.values()) | {"internal"}
 # As many lines are written in about a millisecond: more would keep others waiting.
 CROWD: Final = 64
 
+# How many lines with the same words are remembered: some hundreds of people with some tools each.
+MOST_STENCILS: Final = 4096
+
 # What a call that no server answers is counted under; no server id can be this.
 OURS: Final = "*"
 
@@ -55,6 +58,7 @@ class Recorder:
         self._metrics = metrics
         self._log = log
         self._ended: list[tuple[Call, float, float]] = []
+        self._stencils: dict[tuple[str, str, str, str, str | None], Stencil] = {}
 
     def record(self, call: Call) -> None:
         """Count and time one ended call, and remember its log line."""
@@ -78,25 +82,43 @@ class Recorder:
 
     def _write(self, call: Call, at: float, seconds: float) -> None:
         outcome = _OUTCOMES.get(call.outcome, "internal")
-        decision = call.decision
-        refused = decision is not None and not decision.allowed
+        plain: dict[str, float | str] = {"duration_ms": round(seconds * 1000, 2), "request_id": call.request_id}
+        if outcome == "ok" and call.chat is None and call.admission.method.name != "ping":
+            self._stencil(call).write(at, **plain)
+            return
+        words = _words(call, outcome)
         write = self._log.debug if call.admission.method.name == "ping" else self._log.info
-        more: dict[str, object] = {}
-        if call.chat is not None:
-            more["chat"] = call.chat
-        if outcome != "ok":
-            more["reason"] = decision.reason if decision is not None and refused else call.outcome
-        write(
-            "call_refused" if outcome == "refused" else "call_finished",
-            timestamp=datetime.fromtimestamp(at, UTC),
-            server=call.server.id if call.server is not None else call.asked or OURS,
-            method=call.admission.method.name,
-            tool=call.native,
-            principal=call.caller.principal.label,
-            tenant=decision.tenant if decision is not None else None,
-            decision=None if decision is None else "denied" if refused else "allowed",
-            outcome=outcome,
-            duration_ms=round(seconds * 1000, 2),
-            request_id=call.request_id,
-            **more,
-        )
+        event = "call_refused" if outcome == "refused" else "call_finished"
+        write(event, timestamp=datetime.fromtimestamp(at, UTC), **words, **plain)
+
+    def _stencil(self, call: Call) -> Stencil:
+        """The line of good calls like this one: the same people use the same tools again and again."""
+        server = call.server.id if call.server is not None else OURS
+        tenant = call.decision.tenant if call.decision is not None else None
+        key = (server, call.admission.method.name, call.native, call.caller.principal.label, tenant)
+        stencil = self._stencils.get(key)
+        if stencil is None:
+            if len(self._stencils) >= MOST_STENCILS:
+                self._stencils.clear()
+            stencil = self._stencils[key] = Stencil("calls", "call_finished", _words(call, "ok"))
+        return stencil
+
+
+def _words(call: Call, outcome: str) -> dict[str, object]:
+    """What the line of a call says, but for when, how long and under which id."""
+    decision = call.decision
+    refused = decision is not None and not decision.allowed
+    words: dict[str, object] = {
+        "server": call.server.id if call.server is not None else call.asked or OURS,
+        "method": call.admission.method.name,
+        "tool": call.native,
+        "principal": call.caller.principal.label,
+        "tenant": decision.tenant if decision is not None else None,
+        "decision": None if decision is None else "denied" if refused else "allowed",
+        "outcome": outcome,
+    }
+    if outcome != "ok":
+        words["reason"] = decision.reason if decision is not None and refused else call.outcome
+    if call.chat is not None:
+        words["chat"] = call.chat
+    return words

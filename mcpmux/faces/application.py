@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from mcpmux.calls import Router
 from mcpmux.catalog.view import View
@@ -164,13 +164,13 @@ class Application:
 
     def _known(self, request: web.BaseRequest) -> Verified | None:
         """The caller, if this very token was verified before: then its form was checked as well."""
-        values = request.headers.getall("Authorization", ())
+        values = request.headers.getall(hdrs.AUTHORIZATION, ())
         if len(values) != 1 or not values[0].startswith("Bearer "):
             return None
         return self._verifier.known(values[0][7:])
 
     async def _verified(self, request: web.BaseRequest) -> Verified:
-        return await self._verifier.verify(bearer(request.headers.getall("Authorization", ())))
+        return await self._verifier.verify(bearer(request.headers.getall(hdrs.AUTHORIZATION, ())))
 
     def _below(self, path: str) -> PlainHandler | None:
         return next((handler for prefix, handler in self._prefixes if path.startswith(prefix)), None)

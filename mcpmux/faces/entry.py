@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Struct
+from multidict import istr
 
 from mcpmux.catalog.view import View
 from mcpmux.errors import BodyTooLarge, InvalidRequest, MediaTypeUnsupported, NotAcceptable
@@ -29,8 +30,9 @@ RETRY_AFTER: Final = "5"
 
 REQUEST_ID: Final = "X-Request-Id"
 USUAL_HEADERS: Final = 3  # request id, cache control, server
-SESSION_ID: Final = "Mcp-Session-Id"
-VERSION: Final = "MCP-Protocol-Version"
+# Looked up in every request: `istr` has its lower case ready.
+SESSION_ID: Final = istr("Mcp-Session-Id")
+VERSION: Final = istr("MCP-Protocol-Version")
 
 
 class Entry(Struct, frozen=True):
@@ -67,7 +69,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     Raises: MediaTypeUnsupported, BodyTooLarge, InvalidRequest (it did not come in time).
     """
     headers = request.headers
-    if not _is_json(headers.get("Content-Type", "")) or headers.get("Content-Encoding", "identity") != "identity":
+    if not _is_json(headers.get(hdrs.CONTENT_TYPE, "")) or headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
         raise MediaTypeUnsupported
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(limit)
@@ -96,14 +98,14 @@ def check_accepts(request: web.BaseRequest, *needed: str) -> None:
 
     Raises: NotAcceptable.
     """
-    given = ",".join(request.headers.getall("Accept", ())) or "*/*"
+    given = ",".join(request.headers.getall(hdrs.ACCEPT, ())) or "*/*"
     if not _accepts(given, needed):
         raise NotAcceptable(" and ".join(needed))
 
 
 def prefers_events(request: web.BaseRequest) -> bool:
     """Whether the client names event streams before JSON: then it gets one even if there is only one event to send."""
-    return request.headers.get("Accept", "").lstrip().startswith(EVENTS)
+    return request.headers.get(hdrs.ACCEPT, "").lstrip().startswith(EVENTS)
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from mcpmux.errors import OriginRefused
 
@@ -43,12 +43,12 @@ class Origins:
 
         Raises: OriginRefused.
         """
-        hosts = request.headers.getall("Host", ())
+        hosts = request.headers.getall(hdrs.HOST, ())
         if len(hosts) > 1 or (self._loopback and hosts and not self._is_ours(_name(hosts[0]))):
             raise OriginRefused
-        if "Origin" not in request.headers:
+        if hdrs.ORIGIN not in request.headers:
             return {}
-        origins = request.headers.getall("Origin")
+        origins = request.headers.getall(hdrs.ORIGIN)
         origin = origins[0].lower()
         if len(origins) > 1:
             raise OriginRefused

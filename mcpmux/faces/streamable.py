@@ -13,6 +13,7 @@ import time
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from msgspec import Raw
+from multidict import istr
 
 from mcpmux.calls import Call, Router
 from mcpmux.errors import CallCancelled, Draining, InvalidRequest, ModernEraNotSpoken, MuxError
@@ -41,7 +42,7 @@ from mcpmux.protocol.methods import INITIALIZED
 from mcpmux.protocol.revisions import MODERN
 
 MODERN_META = b'"io.modelcontextprotocol/protocolVersion"'
-CHAT_ID = "X-OpenWebUI-Chat-Id"
+CHAT_ID = istr("X-OpenWebUI-Chat-Id")
 
 
 class Streamable:

@@ -76,6 +76,32 @@ def logger(room: str) -> Logger:
     return cast(Logger, made)
 
 
+class Stencil:
+    """A line that is written again and again with the same words, and only numbers and ids of ours that differ.
+
+    The same words are screened and made JSON once, so that a line costs a third of what `info` does. On a terminal, and
+    above level info, it is an ordinary line.
+    """
+
+    __slots__ = ("_event", "_logger", "_text", "_words")
+
+    def __init__(self, room: str, event: str, words: Fields) -> None:
+        self._logger = logger(room)
+        self._event = event
+        self._words = words
+        line = json_line(None, "info", {"level": "info", "event": event, "room": room, **words})
+        self._text = line[1:-2]
+
+    def write(self, at: float, **plain: float | str) -> None:
+        """Write it at info with what differs; `at` is the time of what it tells, in unix seconds."""
+        stamp = datetime.fromtimestamp(at, UTC)
+        if _PROCESSORS[-1] is not json_line or LEVELS.index(_level) > LEVELS.index("info"):
+            self._logger.info(self._event, timestamp=stamp, **self._words, **plain)
+            return
+        shown = stamp.isoformat(timespec="microseconds")[:-6].encode()
+        _SINK.info(b'{"timestamp":"%bZ",%b,%b\n' % (shown, self._text, orjson.dumps(plain)[1:]))
+
+
 # Processors ----------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ import orjson
 import pytest
 import structlog
 
-from mcpmux.observe.log import configure, logger
+from mcpmux.observe.log import Stencil, configure, logger
 from mcpmux.observe.output import LogOutput
 from mcpmux.seal import Secret
 
@@ -38,6 +38,35 @@ def lines_in(stream: io.StringIO, *, console: bool = False, level: str = "info")
 
 def read(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_stencil_writes_the_line_that_info_writes() -> None:
+    stream = io.StringIO()
+    words = {"server": "github", "tool": "Bearer abcdefghijkl\u202e", "tenant": None}
+    at = datetime(2026, 11, 23, 12, 0, 0, 5, tzinfo=UTC)
+    with lines_in(stream):
+        log.info("call_finished", timestamp=at, **words, duration_ms=1.5, request_id="r-1")
+        stencil = Stencil("tests", "call_finished", words)
+        stencil.write(at.timestamp(), duration_ms=1.5, request_id="r-1")
+        stencil.write(at.timestamp() + 1, duration_ms=2.5, request_id="r-2")
+    first, second, third = stream.getvalue().splitlines()
+    assert first == second
+    assert "abcdefghijkl" not in second
+    assert json.loads(third) | {"timestamp": 0} == json.loads(first) | {"timestamp": 0, "duration_ms": 2.5} | {
+        "request_id": "r-2"
+    }
+
+
+def test_a_stencil_obeys_the_level_and_the_terminal() -> None:
+    stream = io.StringIO()
+    stencil = Stencil("tests", "call_finished", {"server": "github"})
+    with lines_in(stream, level="warning"):
+        stencil.write(0.0, duration_ms=1.5)
+    assert stream.getvalue() == ""
+    with lines_in(stream, console=True):
+        stencil.write(0.0, duration_ms=1.5)
+    assert "call_finished" in stream.getvalue()
+    assert "{" not in stream.getvalue()
 
 
 def test_a_line_is_one_json_object_with_time_level_event_room_and_fields() -> None:
@@ -242,7 +271,7 @@ def test_before_it_is_configured_a_line_goes_to_stderr(capsys: pytest.CaptureFix
 
 FAILING = """
 import asyncio, gc, logging, sys, threading, warnings
-from mcpmux.observe.log import configure, logger
+from mcpmux.observe.log import Stencil, configure, logger
 configure(console=False)
 log = logger("cli")
 log.info("started")
