@@ -36,8 +36,8 @@ def check_header(header: str | None, agreed: str) -> None:
 
 
 def has_batches(revision: str) -> bool:
-    """Whether JSON-RPC batches exist: only in 2025-03-26 (and, unused, before it)."""
-    return revision in ("2025-03-26", "2024-11-05")
+    """Whether JSON-RPC batches exist: in 2025-03-26 alone, which brought them; the next revision took them away."""
+    return revision == "2025-03-26"
 
 
 def has_priming(revision: str) -> bool:
