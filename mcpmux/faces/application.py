@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 from mcpmux.calls import Router
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Gateway
-from mcpmux.errors import HttpRefused, MuxError, TokenMissing, TokenRefused
+from mcpmux.errors import AuthorizationMalformed, HttpRefused, MuxError, TokenMissing, TokenRefused
 from mcpmux.faces.entry import JSON, REQUEST_ID, RETRY_AFTER, Entry
 from mcpmux.faces.oauth import challenge, metadata_url
 from mcpmux.faces.origin import Origins
@@ -197,6 +197,8 @@ class Application:
         if isinstance(error, TokenMissing | TokenRefused):
             headers["WWW-Authenticate"] = self._challenge(request, error)
             self._metrics.token_refused(error.cause if isinstance(error, TokenRefused) else error.reason)
+        elif isinstance(error, AuthorizationMalformed):
+            headers["WWW-Authenticate"] = self._challenge(request, error)
         if status == 429 or status == 503:
             headers["Retry-After"] = RETRY_AFTER
         self._metrics.http_refused(status)
@@ -210,9 +212,10 @@ class Application:
             response.force_close()
         return response
 
-    def _challenge(self, request: web.BaseRequest, error: TokenMissing | TokenRefused) -> str:
+    def _challenge(self, request: web.BaseRequest, error: TokenMissing | TokenRefused | AuthorizationMalformed) -> str:
         path = request.raw_path.partition("?")[0]
         url = metadata_url(self._base, path if _ENDPOINT.match(path) and not path.endswith("messages") else "")
         if isinstance(error, TokenMissing):
             return challenge(url)
-        return challenge(url, error="invalid_token", description=str(error))
+        word = "invalid_token" if isinstance(error, TokenRefused) else "invalid_request"
+        return challenge(url, error=word, description=str(error))

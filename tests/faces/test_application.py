@@ -102,7 +102,7 @@ async def test_two_authorization_headers_are_a_malformed_request(place: Place, a
     for other in (dan["Authorization"], "Basic YTpi", ana["Authorization"], ""):
         answer = await answer_to(place.url, post(PING, *lines(ana), f"Authorization: {other}"))
         assert answer.status == 400
-        assert "www-authenticate" not in answer.headers
+        assert 'error="invalid_request"' in answer.headers["www-authenticate"]
     token = ana["Authorization"]
     assert (await answer_to(place.url, post(PING, f"Authorization: {token}, {token}"))).status == 400
 
@@ -244,9 +244,10 @@ async def test_of_all_that_the_log_has_the_word_and_not_a_byte(place: Place, ses
     assert await session.call("alpha__echo", text="unharmed") == "unharmed"
 
 
-async def test_requests_on_one_connection_are_answered_in_order_and_a_bad_one_ends_it(place: Place, ana: Who) -> None:
+async def test_requests_on_one_connection_are_answered_in_order_until_one_ends_it(place: Place, ana: Who) -> None:
     health = get("/healthz").replace(b"Connection: close\r\n", b"")
-    whole = await exchange(place.url, health, health, get("/mcp", *lines(ana)), health)
+    # Nothing after the last: in one segment with it, it would be a parser error, and that is all that is answered.
+    whole = await exchange(place.url, health, health, get("/mcp", *lines(ana)))
     assert whole.count(b"HTTP/1.1 200") == 2
     assert whole.count(b"HTTP/1.") == 3
 
