@@ -10,10 +10,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-from mcpmux.errors import ConfigInvalid, DataDirBusy, MuxError, StartRefused, UsageWrong
+from mcpmux.errors import ConfigInvalid, DataDirBusy, MuxError, SigningRefused, StartRefused, UsageWrong
 from mcpmux.observe import log
 
 _WITH_VALUE = ("--config", "--data-dir")
+_WRONG_USE = UsageWrong | ConfigInvalid | StartRefused | DataDirBusy | SigningRefused
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
         return _run(words)
     except MuxError as error:
         _complain(error, plain)
-        return 2 if isinstance(error, UsageWrong | ConfigInvalid | StartRefused | DataDirBusy) else 1
+        return 2 if isinstance(error, _WRONG_USE) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
