@@ -81,11 +81,12 @@ class Recorder:
             self._write(call, at, seconds)
 
     def _write(self, call: Call, at: float, seconds: float) -> None:
-        outcome = _OUTCOMES.get(call.outcome, "internal")
-        plain: dict[str, float | str] = {"duration_ms": round(seconds * 1000, 2), "request_id": call.request_id}
-        if outcome == "ok" and call.chat is None and call.admission.method.name != "ping":
-            self._stencil(call).write(at, **plain)
+        took = round(seconds * 1000, 2)
+        if call.outcome == "ok" and call.chat is None and call.admission.method.name != "ping":
+            self._stencil(call).write(at, duration_ms=took, request_id=call.request_id)
             return
+        outcome = _OUTCOMES.get(call.outcome, "internal")
+        plain = {"duration_ms": took, "request_id": call.request_id}
         words = _words(call, outcome)
         write = self._log.debug if call.admission.method.name == "ping" else self._log.info
         event = "call_refused" if outcome == "refused" else "call_finished"

@@ -94,12 +94,10 @@ class Stencil:
 
     def write(self, at: float, **plain: float | str) -> None:
         """Write it at info with what differs; `at` is the time of what it tells, in unix seconds."""
-        stamp = datetime.fromtimestamp(at, UTC)
-        if _PROCESSORS[-1] is not json_line or LEVELS.index(_level) > LEVELS.index("info"):
-            self._logger.info(self._event, timestamp=stamp, **self._words, **plain)
+        if not _SINK.ordinary:
+            self._logger.info(self._event, timestamp=datetime.fromtimestamp(at, UTC), **self._words, **plain)
             return
-        shown = stamp.isoformat(timespec="microseconds")[:-6].encode()
-        _SINK.info(b'{"timestamp":"%bZ",%b,%b\n' % (shown, self._text, orjson.dumps(plain)[1:]))
+        _SINK.info(b'{"timestamp":"%b",%b,%b\n' % (_SINK.stamp(at), self._text, orjson.dumps(plain)[1:]))
 
 
 # Processors ----------------------------------------------------------------------------------------------------
@@ -156,12 +154,26 @@ def _exception(exc_info: object) -> BaseException | None:
 
 
 class _Sink:
-    """What structlog calls with a finished line: by level, into the output of the moment."""
+    """What structlog calls with a finished line: by level, into the output of the moment.
 
-    __slots__ = ("output",)
+    `ordinary`: lines at info are written, as JSON.
+    """
+
+    __slots__ = ("_date", "_second", "ordinary", "output")
 
     def __init__(self) -> None:
         self.output: LogOutput | None = None
+        self.ordinary = True
+        self._second = -1
+        self._date = b""
+
+    def stamp(self, at: float) -> bytes:
+        """A time in unix seconds as a line shows it; the date and time of day are made once a second."""
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._date = datetime.fromtimestamp(second, UTC).isoformat()[:19].encode()
+        return b"%b.%06dZ" % (self._date, (at - second) * 1e6)
 
     def info(self, line: bytes) -> None:
         if self.output is not None:
@@ -215,6 +227,7 @@ def _set_level(level: str) -> None:
     global _level
     _level = level
     kind = _class_for(level)
+    _SINK.ordinary = _PROCESSORS[-1] is json_line and LEVELS.index(level) <= LEVELS.index("info")
     for made in _LOGGERS.values():
         made.__class__ = kind
     structlog.configure(processors=_PROCESSORS, wrapper_class=kind, context_class=dict, logger_factory=lambda *_: _SINK)
