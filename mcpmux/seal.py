@@ -185,6 +185,8 @@ def _decoded(text: str) -> bytes:
 
     Raises: SealBroken.
     """
+    if "=" in text:
+        raise SealBroken
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
         data = base64.b64decode(padded, b"-_", validate=True)

@@ -197,15 +197,19 @@ class Router:
             except StoreUnavailable:
                 # Nobody knows: it was allowed when it began, its deadline bounds it, and news of the grants comes here.
                 continue
-            if not call.ended and not self._still(call.decision.target, grants):
+            if call.ended:
+                continue
+            now = self._redecided(call.decision.target, grants)
+            if not now.allowed:
+                call.decision = now
                 call.fail(_unknown(call))
 
-    def _still(self, target: Target, grants: GrantSet) -> bool:
+    def _redecided(self, target: Target, grants: GrantSet) -> Decision:
+        """The decision as it is today; a server that is in the config no more is one that nobody may use."""
         server = self._catalog.server(target.server)
-        if server is None:
-            return False
-        now = Target(server.id, server.enabled, target.kind, target.name, target.read_only, server.tools)
-        return decide(grants, now).allowed
+        enabled = server is not None and server.enabled
+        rules = server.tools if server is not None else target.rules
+        return decide(grants, Target(target.server, enabled, target.kind, target.name, target.read_only, rules))
 
     def _ended(self, call: Call) -> None:
         self._calls.discard(call)

@@ -100,7 +100,7 @@ class _Connection(RequestHandler):
         if isinstance(self._manager, _Server):
             self._manager.metrics.http_refused(status)
         logger("faces").info("request_unreadable", status=status, reason=type(exc).__name__)
-        response = web.Response(status=status, text=text + "\n")
+        response = web.Response(status=status, text=text + "\n", headers={"Server": "mcpmux"})
         response.force_close()
         return response
 

@@ -34,6 +34,7 @@ class _Open:
 
     tasks: asyncio.TaskGroup
     response: EventSourceResponse
+    metrics: Metrics
 
 
 class LegacySse:
@@ -56,7 +57,7 @@ class LegacySse:
         path = f"{self._prefix}{entry.path.removesuffix('sse')}messages?session_id={session.id}"
         try:
             async with event_stream(entry, "sse", self._metrics) as response, asyncio.TaskGroup() as tasks:
-                self._open[session.id] = _Open(tasks, response)
+                self._open[session.id] = _Open(tasks, response, self._metrics)
                 await response.send(path, event="endpoint")
                 while (wire := await listener.next()) is not None:
                     await response.send(wire.decode(), event="message")
@@ -72,6 +73,7 @@ class LegacySse:
         session_id = entry.request.query.get("session_id", "")
         session = self._sessions.find(session_id, entry.principal, entry.view, "sse")
         body = await read_body(entry.request, self._body_limit)
+        self._metrics.http_received(len(body))
         message = envelope.parse(body)
         stream = self._open.get(session.id)
         if stream is None:
@@ -137,6 +139,7 @@ class LegacySse:
 
 async def _sent(stream: _Open, wire: bytes) -> None:
     """Send one message, unless the client is gone: then its stream ends for the same reason."""
+    stream.metrics.http_sent(len(wire))
     try:
         await stream.response.send(envelope.one_line(wire).decode(), event="message")
     except (ConnectionError, TimeoutError, RuntimeError):

@@ -59,6 +59,7 @@ class Streamable:
         """Take one message, or a batch in revision 2025-03-26."""
         check_accepts(entry.request, JSON, EVENTS)
         body = await read_body(entry.request, self._body_limit)
+        self._metrics.http_received(len(body))
         message = envelope.parse(body)
         if isinstance(message, Request):
             self._refuse_modern(entry, message)
@@ -155,7 +156,9 @@ class Streamable:
             if not isinstance(event, Result | Failure):
                 return await self._stream(entry, session, stream, [], event)
             session.finish(admission, stream)
-            return entry.answer(session.core.encode(admission, event) or b"")
+            wire = session.core.encode(admission, event) or b""
+            self._metrics.http_sent(len(wire))
+            return entry.answer(wire)
         finally:
             session.leave(stream)
 
@@ -239,10 +242,10 @@ class Streamable:
             if wire is not None:
                 await self._send(session, stream.number, response, envelope.one_line(wire))
 
-    @staticmethod
-    async def _send(session: Session, stream: int, response: EventSourceResponse, wire: bytes) -> None:
+    async def _send(self, session: Session, stream: int, response: EventSourceResponse, wire: bytes) -> None:
         # Remembered before it is sent: what is lost on the way can be had again.
         event_id = session.replay.add(stream, wire, time.monotonic())
+        self._metrics.http_sent(len(wire))
         await response.send(wire.decode(), id=event_id)
 
     async def _resume(self, entry: Entry, session: Session, number: int, after: int) -> web.StreamResponse:

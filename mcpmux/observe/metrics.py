@@ -21,7 +21,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from mcpmux.observe.tally import Tallies, Tally
+from mcpmux.observe.tally import Tallies, Tally, Traffic
 
 OTHER: Final = "other"
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -46,7 +46,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._methods = frozenset(methods)
         self._servers: dict[str, ServerMetrics] = {}
-        self._registry.register(Tallies(lambda: [known.tally for known in list(self._servers.values())]))
+        self._traffic = Traffic()
+        self._registry.register(Tallies(lambda: [known.tally for known in list(self._servers.values())], self._traffic))
         self._families = _Families(self._registry)
         self._by_word = _ByWord(self._registry)
         self._single = _Single(self._registry)
@@ -96,9 +97,13 @@ class Metrics:
     def http_refused(self, status: int) -> None:
         self._by_word.http_refused.of(str(status) if 400 <= status <= 599 else OTHER).inc()
 
-    def http_bytes(self, direction: str, size: int) -> None:
-        """`direction`: `received` in request bodies, `sent` in answers."""
-        self._by_word.http_bytes.of(direction).inc(size)
+    def http_received(self, size: int) -> None:
+        """Bytes of a message from a client."""
+        self._traffic.received += size
+
+    def http_sent(self, size: int) -> None:
+        """Bytes of a message to a client."""
+        self._traffic.sent += size
 
     def list_encoded(self, method: str) -> None:
         self._by_word.lists.of(method if method in self._methods else OTHER).inc()
@@ -251,7 +256,6 @@ class _ByWord:
         self.streams = gauge("mcpmux_streams", "Event streams that are open.", "kind")
         self.tokens_refused = counter("mcpmux_tokens_refused", "Bearer tokens refused, by cause.", "reason")
         self.http_refused = counter("mcpmux_http_refused", "HTTP requests refused, by status.", "status")
-        self.http_bytes = counter("mcpmux_http_bytes", "Bytes from (received) and to (sent) clients.", "direction")
         self.lists = counter("mcpmux_lists_encoded", "Lists encoded, not answered from memory.", "method")
         self.fences = counter("mcpmux_fence_failures", "Failures that a loop survived by starting over.", "loop")
 

@@ -31,6 +31,16 @@ class Durations:
         self.seconds = 0.0
 
 
+class Traffic:
+    """Bytes of messages from and to clients."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+
+
 class Tally:
     """The numbers of one server."""
 
@@ -80,17 +90,23 @@ class _Page:
         self.bytes = CounterMetricFamily(
             "mcpmux_bytes", "Bytes to (sent) and from (received) servers.", labels=["server", "direction"]
         )
+        self.traffic = CounterMetricFamily(
+            "mcpmux_http_bytes", "Bytes of messages from (received) and to (sent) clients.", labels=["direction"]
+        )
 
 
 class Tallies(Collector):
     """Tells the numbers of all servers; `servers` gives those that are there now."""
 
-    def __init__(self, servers: Callable[[], Iterable[Tally]]) -> None:
+    def __init__(self, servers: Callable[[], Iterable[Tally]], traffic: Traffic) -> None:
         self._servers = servers
+        self._traffic = traffic
 
     def collect(self) -> Iterable[Metric]:
         """The families, made anew for each answer."""
         page = _Page()
         for tally in self._servers():
             tally.tell(page)
-        return [page.calls, page.durations, page.in_flight, page.bytes]
+        page.traffic.add_metric(["received"], self._traffic.received)
+        page.traffic.add_metric(["sent"], self._traffic.sent)
+        return [page.calls, page.durations, page.in_flight, page.bytes, page.traffic]

@@ -48,7 +48,8 @@ def used(metrics: Metrics) -> Metrics:
     metrics.stream_opened("get")
     metrics.token_refused("expired")
     metrics.http_refused(413)
-    metrics.http_bytes("received", 100)
+    metrics.http_received(100)
+    metrics.http_sent(7)
     metrics.list_encoded("tools/list")
     metrics.fence_failed("grants")
     metrics.config_applied()
@@ -76,6 +77,7 @@ def test_what_is_counted_is_on_the_page_under_the_agreed_names(metrics: Metrics)
     assert found['mcpmux_tokens_refused_total{reason="expired"}'] == 1
     assert found['mcpmux_http_refused_total{status="413"}'] == 1
     assert found['mcpmux_http_bytes_total{direction="received"}'] == 100
+    assert found['mcpmux_http_bytes_total{direction="sent"}'] == 7
     assert found['mcpmux_lists_encoded_total{method="tools/list"}'] == 1
     assert found['mcpmux_fence_failures_total{loop="grants"}'] == 1
     assert found["mcpmux_config_applied_total"] == found["mcpmux_config_refused_total"] == 1
