@@ -162,6 +162,8 @@ async def test_a_call_in_flight_ends_when_the_right_to_it_is_taken(place: Place,
         gates["kim"].touch()
     assert error_of(lost.result()) == (-32602, "Unknown tool: gamma__slow")
     assert said(kept.result()).endswith("is open")
+    words = {"principal": "rob@example.com", "decision": "denied", "reason": "no_grant", "tenant": None}
+    await place.gateway.soon(lambda: place.gateway.logged("call_refused", **words))
 
 
 async def test_a_call_keeps_going_when_its_right_comes_another_way(place: Place, http: Http, tmp_path: Path) -> None:
