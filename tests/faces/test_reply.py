@@ -1,0 +1,68 @@
+"""`faces/reply.py`: the short way of a small answer says what aiohttp's own way says, and its bytes are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from tests.faces.client import ACCEPT, SESSION, Session, calling
+from tests.faces.conftest import Place, Who
+
+Http = aiohttp.ClientSession
+
+
+@pytest.fixture
+async def session(place: Place, http: Http, ana: Who) -> Session:
+    return await Session.opened(http, f"{place.url}/mcp", ana)
+
+
+async def test_the_short_answer_has_the_headers_of_every_other_one(
+    place: Place, http: Http, ana: Who, session: Session
+) -> None:
+    headers = {**ana, **ACCEPT, SESSION: session.id}
+    body = calling("alpha__echo", {"text": "hi"}, 7)
+    async with http.post(f"{place.url}/mcp", json=body, headers=headers) as short:
+        answer = await short.json()
+    # A connection that closes takes the long way.
+    async with http.post(f"{place.url}/mcp", json=body, headers={**headers, "Connection": "close"}) as long:
+        assert await long.json() == answer
+    assert answer["id"] == 7
+    assert {name.lower() for name in short.headers} == {name.lower() for name in long.headers} - {"connection"}
+    for name in ("Content-Type", "Cache-Control", "Server", "Content-Length"):
+        assert short.headers[name] == long.headers[name]
+
+
+async def test_answers_on_one_connection_come_in_the_order_of_their_requests(
+    place: Place, ana: Who, session: Session
+) -> None:
+    host, port = urlsplit(place.url).hostname, urlsplit(place.url).port
+    reader, writer = await asyncio.open_connection(host, port)
+    body = b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"alpha__echo","arguments":{"text":"%d"}}}'
+    head = (
+        f"POST /mcp HTTP/1.1\r\nHost: {host}\r\nAuthorization: {ana['Authorization']}\r\n{SESSION}: {session.id}\r\n"
+        f"Accept: {ACCEPT['Accept']}\r\nContent-Type: application/json\r\n"
+    ).encode()
+    for number in range(20):
+        wire = body % (number, number)
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(wire) + wire)
+    async with asyncio.timeout(5):
+        for number in range(20):
+            answer_head = await reader.readuntil(b"\r\n\r\n")
+            length = int(answer_head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            assert b'"id":%d,' % number in await reader.readexactly(length)
+    writer.close()
+
+
+async def test_the_bytes_of_messages_are_counted_in_both_directions(
+    place: Place, http: Http, ana: Who, session: Session
+) -> None:
+    before = {way: place.gateway.metric("mcpmux_http_bytes_total", direction=way) for way in ("received", "sent")}
+    text = "x" * 1000
+    headers = {**ana, **ACCEPT, SESSION: session.id}
+    async with http.post(f"{place.url}/mcp", json=calling("alpha__echo", {"text": text}), headers=headers) as answer:
+        assert text in await answer.text()
+    for way, count in before.items():
+        assert place.gateway.metric("mcpmux_http_bytes_total", direction=way) >= count + 1000
