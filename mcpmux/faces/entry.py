@@ -6,7 +6,7 @@ Source: MCP 2025-11-25 basic/transports ("Sending Messages to the Server", "List
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -69,10 +69,10 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     Raises: MediaTypeUnsupported, BodyTooLarge, InvalidRequest (it did not come in time).
     """
     headers = request.headers
-    if not _is_json(headers.get(hdrs.CONTENT_TYPE, "")) or headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
+    if not _is_json(headers.get(hdrs.CONTENT_TYPE, "")) or (
+        hdrs.CONTENT_ENCODING in headers and headers[hdrs.CONTENT_ENCODING] != "identity"
+    ):
         raise MediaTypeUnsupported
-    if request.content_length is not None and request.content_length > limit:
-        raise BodyTooLarge(limit)
     content = request.content
     if content.is_eof():
         # The usual case: it came together with its headers.
@@ -80,6 +80,8 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         if len(body) > limit:
             raise BodyTooLarge(limit)
         return body
+    if request.content_length is not None and request.content_length > limit:
+        raise BodyTooLarge(limit)
     try:
         async with asyncio.timeout(BODY_TIME):
             if headers.get("Expect", "").lower() == "100-continue":
@@ -93,19 +95,17 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise InvalidRequest("the body did not come in time") from exc
 
 
-def check_accepts(request: web.BaseRequest, *needed: str) -> None:
-    """Refuse a client that cannot take what the answer may be.
+def check_accepts(request: web.BaseRequest, *needed: str) -> bool:
+    """Refuse a client that cannot take what the answer may be; whether it names event streams before all else.
+
+    Such a client gets a stream even if there is only one event to send.
 
     Raises: NotAcceptable.
     """
-    given = ",".join(request.headers.getall(hdrs.ACCEPT, ())) or "*/*"
-    if not _accepts(given, needed):
+    accepts, prefers_events = _accepts(request.headers.getall(hdrs.ACCEPT, ()), needed)
+    if not accepts:
         raise NotAcceptable(" and ".join(needed))
-
-
-def prefers_events(request: web.BaseRequest) -> bool:
-    """Whether the client names event streams before JSON: then it gets one even if there is only one event to send."""
-    return request.headers.get(hdrs.ACCEPT, "").lstrip().startswith(EVENTS)
+    return prefers_events
 
 
 @lru_cache(maxsize=64)
@@ -115,11 +115,16 @@ def _is_json(content_type: str) -> bool:
     return media.strip().lower() == JSON and charset in ("", "charset=utf-8", "charset=utf8")
 
 
+def _accepts(given: Sequence[str], needed: tuple[str, ...]) -> tuple[bool, bool]:
+    return _accepts_text(given[0] if len(given) == 1 else ",".join(given) or "*/*", needed)
+
+
 @lru_cache(maxsize=256)
-def _accepts(given: str, needed: tuple[str, ...]) -> bool:
+def _accepts_text(given: str, needed: tuple[str, ...]) -> tuple[bool, bool]:
     ranges = set()
     for part in given.split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
         if not any(parameter in ("q=0", "q=0.0", "q=0.00", "q=0.000") for parameter in parameters):
             ranges.add(media)
-    return all(ranges & {"*/*", media.split("/")[0] + "/*", media} for media in needed)
+    accepts = all(ranges & {"*/*", media.split("/")[0] + "/*", media} for media in needed)
+    return accepts, given.lstrip().startswith(EVENTS)

@@ -33,6 +33,7 @@ class Origins:
 
     def __init__(self, host: str, public_url: str | None, listed: Sequence[str]) -> None:
         self._loopback = is_loopback(host)
+        self._usual: str | None = None  # the last Host that was good: nearly always the next one, too
         self._listed = frozenset(origin.rstrip("/").lower() for origin in listed)
         public = urlsplit(public_url or "")
         self._public_host = (public.hostname or "").lower()
@@ -44,8 +45,10 @@ class Origins:
         Raises: OriginRefused.
         """
         hosts = request.headers.getall(hdrs.HOST, ())
-        if len(hosts) > 1 or (self._loopback and hosts and not self._is_ours(_name(hosts[0]))):
-            raise OriginRefused
+        if len(hosts) != 1 or hosts[0] != self._usual:
+            if len(hosts) > 1 or (self._loopback and hosts and not self._is_ours(_name(hosts[0]))):
+                raise OriginRefused
+            self._usual = hosts[0] if hosts else None
         if hdrs.ORIGIN not in request.headers:
             return {}
         origins = request.headers.getall(hdrs.ORIGIN)

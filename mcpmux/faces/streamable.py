@@ -26,7 +26,6 @@ from mcpmux.faces.entry import (
     VERSION,
     Entry,
     check_accepts,
-    prefers_events,
     read_body,
 )
 from mcpmux.faces.eventstream import RETRY, event_stream
@@ -57,16 +56,18 @@ class Streamable:
 
     async def post(self, entry: Entry) -> web.StreamResponse:
         """Take one message, or a batch in revision 2025-03-26."""
-        check_accepts(entry.request, JSON, EVENTS)
+        prefers_events = check_accepts(entry.request, JSON, EVENTS)
         body = await read_body(entry.request, self._body_limit)
         self._metrics.http_received(len(body))
         message = envelope.parse(body)
         if isinstance(message, Request):
-            self._refuse_modern(entry, message)
+            _refuse_modern(entry.request, message)
             if message.method == "initialize":
                 return await self._initialize(entry, message)
         session = self._session(entry)
         match message:
+            case Request() if prefers_events:
+                return await self._answer_streaming(entry, session, message)
             case Request():
                 return await self._answer(entry, session, message)
             case list():
@@ -126,28 +127,16 @@ class Streamable:
         revisions.check_header(headers.get(VERSION), session.core.revision)
         return session
 
-    @staticmethod
-    def _refuse_modern(entry: Entry, request: Request) -> None:
-        # Open WebUI and the SDKs ask in the modern era first and fall back on this answer (design, section 9).
-        headers = entry.request.headers
-        meta = (request.params or {}).get("_meta") if SESSION_ID not in headers else None
-        named = meta is not None and MODERN_META in bytes(meta)
-        if named or request.method == "server/discover" or headers.get(VERSION) == MODERN:
-            raise ModernEraNotSpoken(request.method[:128], request.id)
-
     # Answers -------------------------------------------------------------------------------------------------------
 
     async def _answer(self, entry: Entry, session: Session, request: Request) -> web.StreamResponse:
-        """Answer one request: as JSON if its first event ends it and the client does not prefer an event stream."""
+        """Answer one request: as JSON if its first event ends it, as an event stream otherwise."""
         stream = session.stream()
         try:
             try:
                 admission, call = self._admit(entry, session, request, stream)
             except MuxError as error:
                 return self._refusal(entry, error, request.id)
-            if prefers_events(entry.request):
-                await opened(self._router, call)
-                return await self._stream(entry, session, stream, [], None)
             try:
                 event = await first_event(self._router, call)
             except CallCancelled:
@@ -159,6 +148,19 @@ class Streamable:
             wire = session.core.encode(admission, event) or b""
             self._metrics.http_sent(len(wire))
             return entry.answer(wire)
+        finally:
+            session.leave(stream)
+
+    async def _answer_streaming(self, entry: Entry, session: Session, request: Request) -> web.StreamResponse:
+        """Answer one request as an event stream."""
+        stream = session.stream()
+        try:
+            try:
+                _, call = self._admit(entry, session, request, stream)
+            except MuxError as error:
+                return self._refusal(entry, error, request.id)
+            await opened(self._router, call)
+            return await self._stream(entry, session, stream, [], None)
         finally:
             session.leave(stream)
 
@@ -278,6 +280,23 @@ class Streamable:
             return response
         finally:
             session.inbox.leave(listener)
+
+
+def _refuse_modern(request: web.BaseRequest, message: Request) -> None:
+    """Refuse what is asked in the modern era, so that a client which speaks both falls back at once.
+
+    Open WebUI and the SDKs ask in it first (design, section 9).
+
+    Raises: ModernEraNotSpoken.
+    """
+    headers = request.headers
+    if SESSION_ID in headers:
+        modern = headers.get(VERSION) == MODERN
+    else:
+        meta = (message.params or {}).get("_meta")
+        modern = (meta is not None and MODERN_META in bytes(meta)) or headers.get(VERSION) == MODERN
+    if modern or message.method == "server/discover":
+        raise ModernEraNotSpoken(message.method[:128], message.id)
 
 
 def take_silent(session: Session, message: Notification | Reply) -> None:
