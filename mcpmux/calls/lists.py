@@ -32,8 +32,10 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 KEPT_LISTINGS: Final = 2048
 CURSOR_LIFE: Final = 3600.0
 
-# How long a list waits for servers that have never been seen; below the 10 s after which Open WebUI gives up.
+# How long a list waits for servers that have never been seen: below the 10 s after which Open WebUI gives up, and, with
+# something to show, within the 2 s in which a first chat should have its list.
 STARTING_WAIT: Final = 5.0
+SHOWN_WAIT: Final = 1.5
 
 KINDS: Final[Mapping[Offered, Kind]] = {
     Offered.TOOLS: "tool",
@@ -104,7 +106,7 @@ class Lists:
         """
         now = time.monotonic()
         self._awaited = {server: since for server, since in self._awaited.items() if self._offers.of(server) is None}
-        return max(0.0, max(self._awaited.setdefault(server, now) for server in pending) + STARTING_WAIT - now)
+        return max(0.0, max(self._awaited.setdefault(server, now) for server in pending) + SHOWN_WAIT - now)
 
     def _made(self, view: View, grants: GrantSet, what: Offered) -> Listing:
         self._metrics.list_encoded(LISTS[what].name)

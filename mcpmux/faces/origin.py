@@ -33,6 +33,7 @@ class Origins:
 
     def __init__(self, host: str, public_url: str | None, listed: Sequence[str]) -> None:
         self._loopback = is_loopback(host)
+        self._names = _LOOPBACK_NAMES | {host.strip("[]").lower()}  # an address of this machine cannot be rebound
         self._usual: str | None = None  # the last Host that was good: nearly always the next one, too
         self._listed = frozenset(origin.rstrip("/").lower() for origin in listed)
         public = urlsplit(public_url or "")
@@ -77,7 +78,7 @@ class Origins:
         return web.Response(status=204, headers={**headers, **allowed})
 
     def _is_ours(self, name: str) -> bool:
-        return name in _LOOPBACK_NAMES or (bool(self._public_host) and name == self._public_host)
+        return name in self._names or (bool(self._public_host) and name == self._public_host)
 
 
 def is_loopback(host: str) -> bool:

@@ -140,8 +140,9 @@ class Streamable:
             try:
                 event = await first_event(self._router, call)
             except CallCancelled:
+                # A request gets JSON or an event stream, never 202; this stream has nothing to say.
                 session.finish(admission, stream)
-                return entry.accepted()
+                return await self._stream(entry, session, stream, [], None)
             if not isinstance(event, Result | Failure):
                 return await self._stream(entry, session, stream, [], event)
             session.finish(admission, stream)
@@ -218,7 +219,7 @@ class Streamable:
     ) -> web.StreamResponse:
         await stream.attach()
         async with event_stream(entry, "reply", self._metrics) as response:
-            if revisions.has_priming(session.core.revision):
+            if revisions.has_priming(session.core.revision) and (stream.pending or ready):
                 await response.send("", id=session.replay.prime(stream.number), retry=RETRY)
             for wire in ready:
                 await self._send(session, stream.number, response, wire)

@@ -66,3 +66,15 @@ async def test_the_bytes_of_messages_are_counted_in_both_directions(
         assert text in await answer.text()
     for way, count in before.items():
         assert place.gateway.metric("mcpmux_http_bytes_total", direction=way) >= count + 1000
+
+
+async def test_a_path_or_method_that_is_not_there_is_counted_and_logged(place: Place, http: Http, ana: Who) -> None:
+    for status, method, path in ((404, "GET", "/nothing/here"), (405, "PUT", "/mcp")):
+        before = place.gateway.metric("mcpmux_http_refused_total", status=str(status))
+        async with http.request(method, f"{place.url}{path}", headers=dict(ana)) as answer:
+            assert answer.status == status
+        assert place.gateway.metric("mcpmux_http_refused_total", status=str(status)) == before + 1
+        correlation = answer.headers["X-Request-Id"]
+        place.gateway.wait_for(
+            lambda correlation=correlation: place.gateway.logged("request_refused", request_id=correlation), 5, path
+        )
