@@ -52,6 +52,19 @@ def test_on_loopback_every_other_host_is_refused(host: str) -> None:
     assert checked(local(), ("Host", host)) is None
 
 
+def test_the_loopback_address_that_it_is_bound_to_is_a_good_host_as_well() -> None:
+    bound = Origins("127.0.0.2", None, ())
+    assert checked(bound, ("Host", "127.0.0.2:8090")) == {}
+    assert checked(bound, ("Host", "127.0.0.3:8090")) is None
+
+
+def test_a_bad_host_after_a_good_one_is_refused() -> None:
+    rule = local()
+    assert checked(rule, ("Host", "localhost")) == {}
+    assert checked(rule, ("Host", "evil.example")) is None
+    assert checked(rule, ("Host", "localhost")) == {}
+
+
 def test_two_hosts_are_refused_everywhere() -> None:
     twice = (("Host", "localhost"), ("Host", "localhost"))
     assert checked(local(), *twice) is None
