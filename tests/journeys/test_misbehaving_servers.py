@@ -244,7 +244,7 @@ async def test_one_that_is_killed_with_calls_in_flight_gives_each_a_clear_error_
         assert time.monotonic() - begun < AT_ONCE
         # A call that comes while it restarts waits for it.
         assert said(await client.call_tool("good__echo", {"text": "back"})) == "back"
-    assert len(gateway.logged("link_ready", server="good")) == ready + 1
+    await gateway.soon(lambda: len(gateway.logged("link_ready", server="good")) == ready + 1, what="one restart")
 
 
 async def test_a_restarted_server_leaves_no_process_of_its_former_life(gateway: Gateway, person: Person) -> None:
