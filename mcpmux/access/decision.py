@@ -38,7 +38,7 @@ from typing import Final, Literal
 import orjson
 from msgspec import Struct
 
-from mcpmux.config.schema import ToolRules
+from mcpmux.config.schema import Server, ToolRules
 
 Level = Literal["read", "write", "admin"]
 Kind = Literal["server", "tool", "resource", "prompt"]
@@ -98,6 +98,11 @@ class Target(Struct, frozen=True, gc=False):
     name: str
     read_only: bool | None
     rules: ToolRules
+
+
+def whole(server: Server) -> Target:
+    """What is asked about a server as a whole: whether anything of it may be used."""
+    return Target(server.id, server.enabled, "server", server.id, False, server.tools)
 
 
 Reason = Literal["granted", "disabled", "no_grant", "tool_hidden", "tool_not_granted", "not_read_only"]

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from mcpmux.access.decision import GrantSet, Kind, Target, decide
+from mcpmux.access.decision import GrantSet, Kind, Target, decide, whole
 from mcpmux.catalog.offers import Item, Offers
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Server
@@ -121,7 +121,7 @@ class Lists:
             for server in servers.values()
             if self._offers.of(server.id) is None
             and not self._offers.failed(server.id)
-            and decide(grants, Target(server.id, server.enabled, "server", server.id, False, server.tools)).allowed
+            and decide(grants, whole(server)).allowed
         )
         pages, starts = _paged([(item.public, item.shown if view.aggregate else item.raw) for item in shown])
         head = b'{"%b":[' % ITEMS[what].encode()

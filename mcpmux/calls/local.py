@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from mcpmux.access.decision import GrantSet, Target, decide
+from mcpmux.access.decision import GrantSet, decide, whole
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.protocol.envelope import encode
@@ -39,11 +39,7 @@ class Local:
 
     async def initialize(self, view: View, grants: GrantSet, revision: str) -> Raw:
         """The result of `initialize`: what this endpoint can do, and for whom it is made."""
-        servers = [
-            server
-            for server in self._catalog.servers(view)
-            if decide(grants, Target(server.id, server.enabled, "server", server.id, False, server.tools)).allowed
-        ]
+        servers = [server for server in self._catalog.servers(view) if decide(grants, whole(server)).allowed]
         answer: dict[str, object] = {"protocolVersion": revision, "capabilities": _EVERYTHING, "serverInfo": self._ours}
         if not view.aggregate:
             await self._offers.settled((view.id,), GREETING_WAIT)

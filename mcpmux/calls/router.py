@@ -14,7 +14,7 @@ from typing import Final, assert_never
 
 from msgspec import Raw
 
-from mcpmux.access.decision import Decision, GrantSet, Kind, Target, decide
+from mcpmux.access.decision import Decision, GrantSet, Kind, Target, decide, whole
 from mcpmux.access.grants import Grants
 from mcpmux.calls.call import Call, Caller
 from mcpmux.calls.interest import MAX_WANTED, Interest
@@ -25,14 +25,11 @@ from mcpmux.catalog import rewrite
 from mcpmux.catalog.names import public_uri
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, Found, View
-from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import link_key
 from mcpmux.errors import (
     CallCut,
     EndpointForbidden,
     InvalidParams,
-    InvalidRequest,
-    MalformedMessage,
     MethodUnknown,
     MuxError,
     PromptUnknown,
@@ -244,7 +241,7 @@ class Router:
     # What a server answers -----------------------------------------------------------------------------------------
 
     async def _to_server(self, call: Call, grants: GrantSet) -> None:
-        subject, name = self._subject(call)
+        subject, name = _subject(call)
         found, decision = self._route(call.caller.view, grants, subject, name) or await self._decided(call, grants)
         if call.ended:
             return  # cancelled while it waited
@@ -279,7 +276,7 @@ class Router:
 
         Raises: ToolUnknown, PromptUnknown, ResourceUnknown (absent and refused alike), ServerUnavailable.
         """
-        subject, name = self._subject(call)
+        subject, name = _subject(call)
         call.native = name[:MAX_NAMED]  # until it is found: the log says what was asked for
         found = self._catalog.find(call.caller.view, subject, name)
         if found is not None and found.pending and decide(grants, whole(found.server)).allowed:
@@ -322,23 +319,19 @@ class Router:
             return True
         return False
 
-    def _subject(self, call: Call) -> tuple[Subject, str]:
-        """What the request is about, and the name or URI of it as sent.
 
-        Raises: InvalidParams.
-        """
-        method, params = call.admission.method, call.admission.params
-        if method.subject is Subject.REFERENCE:
-            return _reference(params.get("ref"))
-        name = envelope.text(params.get(method.member or ""))
-        if method.subject is None or name is None:
-            raise InvalidParams(f"{method.member} must be a string")
-        return method.subject, name
+def _subject(call: Call) -> tuple[Subject, str]:
+    """What the request is about, and the name or URI of it as sent.
 
-
-def whole(server: Server) -> Target:
-    """What `decide()` is asked about a server as a whole."""
-    return Target(server.id, server.enabled, "server", server.id, False, server.tools)
+    Raises: InvalidParams.
+    """
+    method, params = call.admission.method, call.admission.params
+    if method.subject is Subject.REFERENCE:
+        return rewrite.reference(params)
+    name = envelope.text(params.get(method.member or ""))
+    if method.subject is None or name is None:
+        raise InvalidParams(f"{method.member} must be a string")
+    return method.subject, name
 
 
 def _target(found: Found, subject: Subject) -> Target:
@@ -347,30 +340,9 @@ def _target(found: Found, subject: Subject) -> Target:
     return Target(server.id, server.enabled, _KINDS[subject], found.native, read_only, server.tools)
 
 
-def _reference(raw: Raw | None) -> tuple[Subject, str]:
-    try:
-        reference = envelope.members(raw) if raw is not None else {}
-    except (InvalidRequest, MalformedMessage) as exc:
-        raise InvalidParams("ref must be an object") from exc
-    match envelope.text(reference.get("type")):
-        case "ref/prompt":
-            subject, name = Subject.PROMPT, envelope.text(reference.get("name"))
-        case "ref/resource":
-            subject, name = Subject.RESOURCE, envelope.text(reference.get("uri"))
-        case _:
-            raise InvalidParams("ref.type must be ref/prompt or ref/resource")
-    if name is None:
-        raise InvalidParams("ref must name a prompt or a resource")
-    return subject, name
-
-
 def _unknown(call: Call) -> MuxError:
     """The one answer for absent and refused; it repeats the name as it was sent."""
-    method, params = call.admission.method, call.admission.params
-    if method.subject is Subject.REFERENCE:
-        subject, name = _reference(params.get("ref"))
-    else:
-        subject, name = method.subject or Subject.TOOL, envelope.text(params.get(method.member or "")) or ""
+    subject, name = _subject(call)
     shown = name[:MAX_NAMED]
     if subject is Subject.TOOL:
         return ToolUnknown(shown)

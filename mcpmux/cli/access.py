@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mcpmux.access import rows
-from mcpmux.access.decision import ADMIN_GROUP, RANK, Decision, Target, decide
+from mcpmux.access.decision import ADMIN_GROUP, RANK, Decision, Target, decide, whole
 from mcpmux.access.grants import read_grants
 from mcpmux.catalog.items import read_items
 from mcpmux.catalog.kept import fetch_kept, read_kept, section_digest
@@ -241,7 +241,7 @@ async def _answered(db: Database, config: Snapshot, question: _Question) -> _Ans
     server, tool = question.server, question.tool
     tools = await _kept_tools(db, config, server) if tool is not None else None
     if tool is None:
-        target = Target(server.id, server.enabled, "server", server.id, False, server.tools)
+        target = whole(server)
     else:
         target = Target(server.id, server.enabled, "tool", tool, (tools or {}).get(tool), server.tools)
     (grants,) = await read_grants(db, [(question.email, question.groups)])
