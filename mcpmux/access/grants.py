@@ -76,15 +76,18 @@ class Grants:
 
     def cached(self, principal: Principal) -> GrantSet | None:
         """The principal's grants if they are remembered and surely right."""
-        entry = self._remembered.get(principal.rights)
+        rights = principal.rights
+        entry = self._remembered.get(rights)
         if entry is None or entry.grants is None:
             return None
-        if entry.generation != _FOR_EVER:
-            if entry.generation != self._generation:
+        generation = entry.generation
+        if generation != _FOR_EVER:
+            if generation != self._generation:
                 return None
-            if time.monotonic() - max(entry.read_at, self._right_at) > self._stale_after:
+            lately = time.monotonic() - self._stale_after
+            if entry.read_at < lately and self._right_at < lately:
                 return None
-        self._remembered.move_to_end(principal.rights)
+        self._remembered.move_to_end(rights)
         return entry.grants
 
     async def of(self, principal: Principal) -> GrantSet:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from mcpmux.access.decision import Decision
 from mcpmux.catalog import rewrite
@@ -20,7 +21,7 @@ from mcpmux.config.schema import Server
 from mcpmux.errors import CallCancelled, CallTimedOut, MuxError
 from mcpmux.identity.principal import Principal
 from mcpmux.links.exchange import Exchange
-from mcpmux.observe.metrics import ServerMetrics
+from mcpmux.observe.tally import Tally
 from mcpmux.protocol import faults
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.events import End, Event, Failure, Progress, Quiet, Result
@@ -39,47 +40,29 @@ class Caller:
     session: str
 
 
-class Call:
-    """One request on its way; see the module. Times are `time.monotonic()` seconds."""
+class Call(Struct, eq=False):
+    """One request on its way; see the module. Times are `time.monotonic()` seconds.
 
-    __slots__ = (
-        "_end",
-        "_exchange",
-        "_finished",
-        "admission",
-        "asked",
-        "caller",
-        "chat",
-        "deadline",
-        "decision",
-        "native",
-        "nudged",
-        "numbers",
-        "outcome",
-        "request_id",
-        "server",
-        "started",
-    )
+    `finished` is told of the end. `asked` is the server that a refused name leads to, for the log alone; `numbers` are
+    those of `server`, although it may be removed meanwhile; `outcome` is empty until the call has ended.
+    """
 
-    def __init__(
-        self, caller: Caller, admission: Admission, request_id: str, finished: Callable[[Call], None], chat: str | None
-    ) -> None:
-        self.caller = caller
-        self.admission = admission
-        self.request_id = request_id
-        self.chat = chat
-        self.started = time.monotonic()
-        self.deadline = float("inf")
-        self.nudged = False
-        self.server: Server | None = None
-        self.native = ""
-        self.asked = ""  # the server that a refused name leads to, for the log alone
-        self.numbers: ServerMetrics | None = None  # those of `server`, although it may be removed meanwhile
-        self.decision: Decision | None = None
-        self.outcome = ""
-        self._finished = finished
-        self._exchange: Exchange | None = None
-        self._end: End | None = None
+    caller: Caller
+    admission: Admission
+    request_id: str
+    finished: Callable[[Call], None]
+    chat: str | None
+    started: float = field(default_factory=time.monotonic)
+    deadline: float = inf
+    nudged: bool = False
+    server: Server | None = None
+    native: str = ""
+    asked: str = ""
+    numbers: Tally | None = None
+    decision: Decision | None = None
+    outcome: str = ""
+    _exchange: Exchange | None = None
+    _end: End | None = None
 
     @property
     def ended(self) -> bool:
@@ -137,9 +120,7 @@ class Call:
         except MuxError as error:
             self.fail(error)
             return self._given()
-        if self.ended:
-            return self._given()
-        return self._received(event)
+        return self._given() if self.outcome else self._received(event)
 
     def _given(self) -> Event:
         if self._end is None:
@@ -147,13 +128,16 @@ class Call:
         return self._end
 
     def _received(self, event: Event) -> Event:
+        if isinstance(event, Result):
+            raw = event.result
+            self._finish("tool_error" if b'"isError"' in bytes(raw) and rewrite.is_error(raw) else "ok")
+            if self.server is not None and self.caller.view.kind != "server":
+                raw = rewrite.result(self.admission.method.name, raw, self.server.id)
+                if raw is not event.result:
+                    event = Result(raw)
+            self._end = event
+            return event
         match event:
-            case Result(raw):
-                self._finish("tool_error" if b'"isError"' in bytes(raw) and rewrite.is_error(raw) else "ok")
-                if self.caller.view.aggregate and self.server is not None:
-                    raw = rewrite.result(self.admission.method.name, raw, self.server.id)
-                self._end = Result(raw)
-                return self._end
             case Failure():
                 self._finish("rpc_error")
                 self._end = event
@@ -166,4 +150,4 @@ class Call:
     def _finish(self, outcome: str) -> None:
         if not self.outcome:
             self.outcome = outcome
-            self._finished(self)
+            self.finished(self)

@@ -63,13 +63,12 @@ class Recorder:
     def record(self, call: Call) -> None:
         """Count and time one ended call, and remember its log line."""
         seconds = time.monotonic() - call.started
-        outcome = _OUTCOMES.get(call.outcome, "internal")
         numbers = call.numbers
         if numbers is None:
-            numbers = self._metrics.server(OURS)
+            numbers = self._metrics.server(OURS).tally
         else:
-            numbers.call_closed()
-        numbers.call(call.admission.method.name, outcome, seconds)
+            numbers.in_flight -= 1
+        numbers.call(call.admission.method.name, _OUTCOMES.get(call.outcome, "internal"), seconds)
         self._ended.append((call, time.time(), seconds))
         if len(self._ended) >= CROWD:
             self.flush()
@@ -77,14 +76,17 @@ class Recorder:
     def flush(self) -> None:
         """Write the lines of all calls that have ended."""
         ended, self._ended = self._ended, []
+        good: list[tuple[Stencil, float, float, str]] = []
         for call, at, seconds in ended:
-            self._write(call, at, seconds)
+            took = round(seconds * 1000, 2)
+            if call.outcome == "ok" and call.chat is None and call.admission.method.name != "ping":
+                good.append((self._stencil(call), at, took, call.request_id))
+            else:
+                self._write(call, at, took)
+        if good:
+            Stencil.write(good)
 
-    def _write(self, call: Call, at: float, seconds: float) -> None:
-        took = round(seconds * 1000, 2)
-        if call.outcome == "ok" and call.chat is None and call.admission.method.name != "ping":
-            self._stencil(call).write(at, duration_ms=took, request_id=call.request_id)
-            return
+    def _write(self, call: Call, at: float, took: float) -> None:
         outcome = _OUTCOMES.get(call.outcome, "internal")
         plain = {"duration_ms": took, "request_id": call.request_id}
         words = _words(call, outcome)

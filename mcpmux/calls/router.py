@@ -39,6 +39,7 @@ from mcpmux.errors import (
     ToolUnknown,
 )
 from mcpmux.identity.principal import Principal
+from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.fence import fenced
 from mcpmux.observe.metrics import Metrics
@@ -83,6 +84,7 @@ class Router:
         self._metrics = metrics
         self._calls: set[Call] = set()
         self._routes: dict[tuple[View, str, Subject, str], tuple[Found, Decision]] = {}
+        self._doors: dict[tuple[View, str], bool] = {}  # whether one who has these grants may enter
         self._serial = -1
 
     @property
@@ -102,8 +104,17 @@ class Router:
         grants = self._grants.cached(principal) or await self._grants.of(principal)
         if view.kind == "all":
             return grants
-        server = self._catalog.server(view.id) if view.kind == "server" else None
-        if server is None or not decide(grants, whole(server)).allowed:
+        if self._serial != self._catalog.serial:
+            self._renew()
+        key = (view, grants.fingerprint)
+        enters = self._doors.get(key)
+        if enters is None:
+            server = self._catalog.server(view.id) if view.kind == "server" else None
+            enters = server is not None and decide(grants, whole(server)).allowed
+            if len(self._doors) >= MOST_ROUTES:
+                self._renew()
+            self._doors[key] = enters
+        if not enters:
             raise EndpointForbidden
         return grants
 
@@ -134,13 +145,13 @@ class Router:
     async def open(self, call: Call) -> None:
         """Decide on the call and begin it; what goes wrong on the way ends it."""
         try:
-            caller = call.caller
-            grants = self._grants.cached(caller.principal) if caller.view.kind == "all" else None
-            if grants is None:
-                grants = await self.enter(caller.principal, caller.view)
-            match call.admission.method.answers:
-                case Answers.SERVER | Answers.INTEREST:
-                    await self._to_server(call, grants)
+            principal = call.caller.principal
+            answers = call.admission.method.answers
+            if answers is Answers.SERVER or answers is Answers.INTEREST:
+                await self._to_server(call, self._grants.cached(principal) or await self._grants.of(principal))
+                return
+            grants = await self.enter(principal, call.caller.view)
+            match answers:
                 case Answers.LIST:
                     call.answer(await self._list(call, grants))
                 case Answers.US:
@@ -242,21 +253,30 @@ class Router:
 
     async def _to_server(self, call: Call, grants: GrantSet) -> None:
         subject, name = _subject(call)
-        found, decision = self._route(call.caller.view, grants, subject, name) or await self._decided(call, grants)
-        if call.ended:
-            return  # cancelled while it waited
-        call.decision, call.server, call.native = decision, found.server, found.native
-        call.numbers = self._metrics.server(found.server.id)
-        call.numbers.call_opened()
+        route = self._route(call.caller.view, grants, subject, name)
+        if route is None:
+            route = await self._decided(call, grants)
+            if call.ended:
+                return  # cancelled while it waited
+        found, decision = route
+        server = found.server
+        call.decision, call.server, call.native = decision, server, found.native
+        call.numbers = numbers = self._metrics.server(server.id).tally
+        numbers.in_flight += 1
         if call.admission.method.answers is Answers.INTEREST and self._interested(call):
             return
-        await self._begin(call, found)
+        key = link_key(server, call.caller.principal.key, call.caller.session)
+        link = self._pool.ready(key)
+        if link is None:
+            link = await self._pool.link(key, min(server.timeout, RESTART_WAIT))
+            if call.ended:
+                return  # cancelled, or its right taken, while it waited
+        _begin(call, found, link)
 
     def _route(self, view: View, grants: GrantSet, subject: Subject, name: str) -> tuple[Found, Decision] | None:
         """What this name leads to for these grants, if it may be used; kept until anything in the catalog changes."""
-        if self._serial != self._catalog.serial or len(self._routes) >= MOST_ROUTES:
-            self._serial = self._catalog.serial
-            self._routes.clear()
+        if self._serial != self._catalog.serial:
+            self._renew()
         key = (view, grants.fingerprint, subject, name)
         route = self._routes.get(key)
         if route is None:
@@ -268,8 +288,16 @@ class Router:
                 return None
             route = (found, decision)
             if len(name) <= MAX_NAMED:  # a URI may be as long as a body
+                if len(self._routes) >= MOST_ROUTES:
+                    self._renew()
                 self._routes[key] = route
         return route
+
+    def _renew(self) -> None:
+        """Forget routes and doors: something in the catalog has changed, or they are too many."""
+        self._serial = self._catalog.serial
+        self._routes.clear()
+        self._doors.clear()
 
     async def _decided(self, call: Call, grants: GrantSet) -> tuple[Found, Decision]:
         """What the call is about, if its caller may use it; waits for a server that was never seen before.
@@ -293,18 +321,6 @@ class Router:
             raise _unknown(call)
         return found, call.decision
 
-    async def _begin(self, call: Call, found: Found) -> None:
-        server, method = found.server, call.admission.method
-        key = link_key(server, call.caller.principal.key, call.caller.session)
-        link = self._pool.ready(key)
-        if link is None:
-            link = await self._pool.link(key, min(server.timeout, RESTART_WAIT))
-        if call.ended:
-            return  # cancelled, or its right taken, while it waited
-        params = rewrite.params(method, call.admission.params, found.native)
-        opening = Opening(method.name, params, call.caller.principal.key, call.admission.token is not None)
-        call.opened(link.open(opening), server.timeout)
-
     def _interested(self, call: Call) -> bool:
         """Whether a subscription could be answered without asking the server."""
         session, server, uri = call.caller.session, call.server.id if call.server else "", call.native
@@ -320,18 +336,26 @@ class Router:
         return False
 
 
+def _begin(call: Call, found: Found, link: Link) -> None:
+    admission = call.admission
+    params = rewrite.params(admission.method, admission.params, found.native)
+    opening = Opening(admission.method.name, params, call.caller.principal.key, admission.token is not None)
+    call.opened(link.open(opening), found.server.timeout)
+
+
 def _subject(call: Call) -> tuple[Subject, str]:
     """What the request is about, and the name or URI of it as sent.
 
     Raises: InvalidParams.
     """
     method, params = call.admission.method, call.admission.params
-    if method.subject is Subject.REFERENCE:
+    subject, member = method.subject, method.member
+    if subject is Subject.REFERENCE:
         return rewrite.reference(params)
-    name = envelope.text(params.get(method.member or ""))
-    if method.subject is None or name is None:
-        raise InvalidParams(f"{method.member} must be a string")
-    return method.subject, name
+    name = envelope.text(params.get(member or ""))
+    if subject is None or name is None:
+        raise InvalidParams(f"{member} must be a string")
+    return subject, name
 
 
 def _target(found: Found, subject: Subject) -> Target:

@@ -20,7 +20,7 @@ from mcpmux.errors import InvalidRequest, MalformedMessage, MuxError
 from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.protocol.envelope import encode, members, text
-from mcpmux.protocol.events import Failure, Offered, Opening, Result
+from mcpmux.protocol.events import ENDS, Failure, Offered, Opening, Result
 from mcpmux.protocol.methods import ITEMS, LISTS
 from mcpmux.protocol.upstream.attribution import OURSELVES
 
@@ -72,7 +72,7 @@ async def _page(link: Link, what: Offered, cursor: str | None, seconds: float) -
         async with asyncio.timeout(seconds):
             while True:
                 event = await exchange.next()
-                if isinstance(event, Result | Failure):
+                if isinstance(event, ENDS):
                     return event
     finally:
         exchange.cancel("the list is not waited for any longer")

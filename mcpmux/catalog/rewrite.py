@@ -66,7 +66,7 @@ def params(method: Method, sent: dict[str, Raw], native: str) -> dict[str, Raw]:
     if method.member is None:
         return sent
     if method.subject is not Subject.REFERENCE:
-        return {**sent, method.member: _raw(native)}
+        return {**sent, method.member: Raw(encode(native))}
     _, member, _, ref = _reference(sent)
     # The member that the other kind of reference would use is left out: nobody decided on it.
     others = {other for _, other in _REFERENCES.values()} - {member}

@@ -20,7 +20,7 @@ from mcpmux.calls import Router
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Gateway
 from mcpmux.errors import AuthorizationMalformed, HttpRefused, MuxError, TokenMissing, TokenRefused
-from mcpmux.faces.entry import JSON, REQUEST_ID, RETRY_AFTER, Entry
+from mcpmux.faces.entry import JSON, RETRY_AFTER, Entry, answer_headers
 from mcpmux.faces.oauth import challenge, metadata_url
 from mcpmux.faces.origin import Origins
 from mcpmux.faces.server import HttpServer
@@ -112,24 +112,23 @@ class Application:
         """Answer one HTTP request; nothing leaves here but a response."""
         self._count += 1
         request_id = f"{self._boot}-{self._count:x}"
-        headers = {REQUEST_ID: request_id, "Cache-Control": "no-store", "Server": "mcpmux"}
+        cors: Mapping[str, str] = {}
         try:
-            if cors := self._origins.check(request):
-                headers.update(cors)
-            path = request.raw_path.partition("?")[0]
+            cors = self._origins.check(request)
+            path = request.raw_path
             route = self._routes.get(path)
-            if route is None or request.method not in route.faces:
-                return await self._unusual(request, request_id, headers, path)
+            face = None if route is None else route.faces.get(request.method)
+            if route is None or face is None:
+                return await self._unusual(request, request_id, cors)
             verified = self._known(request) or await self._verified(request)
             if route.view.kind != "all":
                 await self._router.enter(verified.principal, route.view)
-            entry = Entry(request, request_id, verified.principal, verified.expires, route.view, path, headers)
-            return await route.faces[request.method](entry)
+            return await face(Entry(request, request_id, verified.principal, verified.expires, route.view, path, cors))
         except MuxError as error:
-            return self._refused(request, error, request_id, headers)
+            return self._refused(request, error, request_id, cors)
         except Exception as error:  # noqa: BLE001 (this is the edge)
             self._log.exception("request_failed", method=request.method, request_id=request_id)
-            return self._refused(request, error, request_id, headers)
+            return self._refused(request, error, request_id, cors)
 
     async def admit(self, request: web.BaseRequest) -> None:
         """Let the request in if its token is good, for faces that need a principal but no endpoint.
@@ -139,9 +138,10 @@ class Application:
         await self._verified(request)
 
     async def _unusual(
-        self, request: web.BaseRequest, request_id: str, headers: Mapping[str, str], path: str
+        self, request: web.BaseRequest, request_id: str, cors: Mapping[str, str]
     ) -> web.StreamResponse:
         """What is no known endpoint with one of its methods."""
+        path, headers = _path(request), answer_headers(request_id, cors)
         if request.method == "OPTIONS":
             return self._origins.preflight(request, headers)
         plain = self._plain.get(path) or self._below(path)
@@ -159,7 +159,7 @@ class Application:
             return self._plainly(request, 405, request_id, {**headers, "Allow": ", ".join(route.faces)})
         if route.view.kind != "all":
             await self._router.enter(verified.principal, route.view)
-        return await face(Entry(request, request_id, verified.principal, verified.expires, route.view, path, headers))
+        return await face(Entry(request, request_id, verified.principal, verified.expires, route.view, path, cors))
 
     def _plainly(
         self, request: web.BaseRequest, status: int, request_id: str, headers: Mapping[str, str]
@@ -197,8 +197,9 @@ class Application:
         return route
 
     def _refused(
-        self, request: web.BaseRequest, error: Exception, request_id: str, headers: dict[str, str]
+        self, request: web.BaseRequest, error: Exception, request_id: str, cors: Mapping[str, str]
     ) -> web.Response:
+        headers = answer_headers(request_id, cors)
         status = faults.fault(error).status
         if status == 200:
             status = 400
@@ -222,9 +223,17 @@ class Application:
         return response
 
     def _challenge(self, request: web.BaseRequest, error: TokenMissing | TokenRefused | AuthorizationMalformed) -> str:
-        path = request.raw_path.partition("?")[0]
+        path = _path(request)
         url = metadata_url(self._base, path if _ENDPOINT.match(path) and not path.endswith("messages") else "")
         if isinstance(error, TokenMissing):
             return challenge(url)
         word = "invalid_token" if isinstance(error, TokenRefused) else "invalid_request"
         return challenge(url, error=word, description=str(error))
+
+
+def _path(request: web.BaseRequest) -> str:
+    """The path of the request's target as it was sent, which may be a whole URL (RFC 9112 section 3.2.2)."""
+    path = request.raw_path.partition("?")[0]
+    if path.startswith(("http://", "https://")):
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return path

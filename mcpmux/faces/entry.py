@@ -29,16 +29,16 @@ BODY_TIME: Final = 30.0
 RETRY_AFTER: Final = "5"
 
 REQUEST_ID: Final = "X-Request-Id"
-USUAL_HEADERS: Final = 3  # request id, cache control, server
 # Looked up in every request: `istr` has its lower case ready.
 SESSION_ID: Final = istr("Mcp-Session-Id")
 VERSION: Final = istr("MCP-Protocol-Version")
+CHAT_ID: Final = istr("X-OpenWebUI-Chat-Id")
 
 
 class Entry(Struct, frozen=True):
-    """One request on its way in: who, through which endpoint, until when, and what every answer to it carries.
+    """One request on its way in: who, through which endpoint, until when.
 
-    `expires` is when the token does (unix seconds); `path` is the endpoint's own.
+    `expires` is when the token does (unix seconds); `path` is the endpoint's own; `cors` are headers of every answer.
     """
 
     request: web.BaseRequest
@@ -47,11 +47,16 @@ class Entry(Struct, frozen=True):
     expires: float
     view: View
     path: str
-    headers: Mapping[str, str]
+    cors: Mapping[str, str]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every answer carries."""
+        return answer_headers(self.request_id, self.cors)
 
     def answer(self, wire: bytes, status: int = 200, extra: Mapping[str, str] | None = None) -> web.StreamResponse:
         """A JSON answer."""
-        if status == 200 and extra is None and len(self.headers) == USUAL_HEADERS and reply.fits(self.request, wire):
+        if status == 200 and extra is None and not self.cors and reply.fits(self.request, wire):
             return reply.WireReply(self.request_id, wire)
         headers = {"Content-Type": JSON, **self.headers}
         if extra is not None:
@@ -61,6 +66,11 @@ class Entry(Struct, frozen=True):
     def accepted(self) -> web.Response:
         """202: taken, and there is nothing to say to it."""
         return web.Response(status=202, headers=self.headers)
+
+
+def answer_headers(request_id: str, cors: Mapping[str, str]) -> dict[str, str]:
+    """The headers of every answer."""
+    return {REQUEST_ID: request_id, "Cache-Control": "no-store", "Server": "mcpmux", **cors}
 
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Final
 
 from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
 
 LARGEST: Final = 16 * 1024
 WAITING: Final = 64 * 1024  # bytes that a client may leave unread before we wait for it
@@ -37,17 +36,16 @@ class WireReply(web.StreamResponse):
         self._wire = _HEAD % (request_id.encode(), _date(int(time.time())), len(body), body)
         self._keep_alive = True
         self._eof_sent = False
-        self._writer: AbstractStreamWriter | None = None
 
     @property
     def prepared(self) -> bool:
         """Whether it was sent."""
         return self._eof_sent
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send it whole.
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send it whole; wait for a client that does not read.
 
-        Raises: ConnectionResetError (the client is gone).
+        Raises: ConnectionError (the client is gone).
         """
         transport = request.transport
         if transport is None:
@@ -56,13 +54,7 @@ class WireReply(web.StreamResponse):
             self._eof_sent = True
             transport.write(self._wire)
             if transport.get_write_buffer_size() > WAITING:
-                self._writer = request._payload_writer
-        return None
-
-    async def write_eof(self, _data: bytes = b"") -> None:
-        """Wait for a client that does not read."""
-        if self._writer is not None:
-            await self._writer.drain()
+                await request.writer.drain()
 
 
 @lru_cache(maxsize=2)

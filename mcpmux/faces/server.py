@@ -1,8 +1,10 @@
 """The HTTP server: aiohttp's, with its limits and switches set on purpose.
 
-Two things are ours. Header fields may be 32 KiB long, because a token with 200 groups is 12 kB. And whatever the
-parser refuses is answered and logged with a fixed text: aiohttp's own answer and log line would repeat the
-beginning of the offending header, which may be the token, where no handler sees it.
+Three things are ours. Header fields may be 32 KiB long, because a token with 200 groups is 12 kB. Whatever the parser
+refuses is answered and logged with a fixed text: aiohttp's own answer and log line would repeat the beginning of the
+offending header, which may be the token, where no handler sees it. And a connection serves its requests in one task:
+aiohttp's loop makes a task for each, for context variables that nobody here uses, and lets the parser look for more
+after each body (`bench/call.py`: a seventh of a call).
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from mcpmux.faces.reply import WireReply
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 
@@ -76,8 +81,9 @@ class _Server(web.Server):
         return _Connection(self, loop=self._loop, **self._kwargs)
 
     def _request(
-        self, message: Any, payload: Any, protocol: RequestHandler, writer: Any, task: asyncio.Task[None]
-    ) -> web.BaseRequest:
+        self, message: RawRequestMessage, payload: StreamReader, protocol: RequestHandler,
+        writer: AbstractStreamWriter, task: asyncio.Task[None],
+    ) -> web.BaseRequest:  # fmt: skip
         return web.BaseRequest(message, payload, protocol, writer, task, self._loop, client_max_size=self._body_limit)
 
 
@@ -85,6 +91,94 @@ class _Connection(RequestHandler):
     """One connection; says nothing of what the parser choked on."""
 
     __slots__ = ()
+
+    async def start(self) -> None:
+        """Serve one request after the other until the connection is to close."""
+        loop, manager = self._loop, self._manager
+        assert isinstance(manager, _Server)
+        try:
+            while not self._force_close:
+                if not self._messages:
+                    self._waiter = loop.create_future()
+                    try:
+                        await self._waiter
+                    finally:
+                        self._waiter = None
+                message, payload = self._messages[0]
+                if not isinstance(message, RawRequestMessage):
+                    # What the parser refused: aiohttp answers it, by `handle_error`, and closes.
+                    await super().start()
+                    return
+                self._take_message()
+                manager.requests_count += 1
+                assert self._task_handler is not None
+                request = manager._request(message, payload, self, StreamWriter(self, loop), self._task_handler)
+                if not await self._serve(request):
+                    break
+                if not payload.is_eof() and not await self._read_rest(payload):
+                    break
+                self._next_keepalive_close_time = closes = loop.time() + KEEPALIVE
+                if self._keepalive_handle is None:
+                    self._keepalive_handle = loop.call_at(closes, self._process_keepalive)
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception as exc:  # noqa: BLE001 (this is the edge)
+            self.log_exception(exc_info=exc)
+            self.force_close()
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading if it was stopped; aiohttp asks for it after every body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def _take_message(self) -> None:
+        self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    async def _serve(self, request: web.BaseRequest) -> bool:
+        """Answer one request; whether the connection may have another one."""
+        assert self._request_handler is not None
+        self._request_in_progress = True
+        try:
+            self._current_request = request
+            try:
+                response = await self._request_handler(request)
+            finally:
+                self._current_request = None
+            if type(response) is WireReply and not self._upgraded:
+                await response.prepare(request)
+            elif (await self.finish_response(request, response, None))[1]:
+                return False
+        except ConnectionError:
+            return False  # the client is gone
+        finally:
+            request._task = None  # type: ignore[assignment] # as aiohttp does: no cycle with the traceback
+            self._request_in_progress = False
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        self._keepalive = bool(response.keep_alive)
+        return self._keepalive and not self._close and not self._force_close
+
+    async def _read_rest(self, payload: StreamReader) -> bool:
+        """Read what is left of a body that nobody wanted, so that the client gets to read our answer (RFC 9112, 9.6).
+
+        Whether it came to its end in time.
+        """
+        try:
+            async with asyncio.timeout(self._lingering_time):
+                while not payload.is_eof():
+                    await payload.readany()
+        except TimeoutError:
+            return False
+        return True
 
     def handle_error(
         self,

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Final
 
 from mcpmux.access.grants import Grants
@@ -19,14 +20,16 @@ from mcpmux.calls import Call, Caller, Interest, Lists, Router
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Limits
 from mcpmux.errors import Draining, EndpointForbidden, MuxError, SessionsExhausted, SessionUnknown
+from mcpmux.faces.entry import CHAT_ID, Entry
 from mcpmux.faces.inbox import Inbox
 from mcpmux.identity.principal import Principal
 from mcpmux.observe.fence import fenced
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol.downstream import legacy
-from mcpmux.protocol.downstream.legacy import Admission, SessionCore
+from mcpmux.protocol.downstream.legacy import SessionCore
 from mcpmux.protocol.downstream.replay import GET_STREAM, Replay
+from mcpmux.protocol.envelope import Request
 from mcpmux.protocol.events import Offered
 
 RESUME: Final = 30.0
@@ -46,9 +49,9 @@ class ReplyStream:
 
     __slots__ = ("detached", "number", "pending", "reader")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, calls: Iterable[Call]) -> None:
         self.number = number
-        self.pending: deque[tuple[Admission, Call]] = deque()
+        self.pending = deque(calls)
         self.reader: asyncio.Task[object] | None = None
         self.detached: float | None = None
 
@@ -108,25 +111,27 @@ class Session:
             self.caller = Caller(principal, self.caller.view, self.id)
         return self.caller
 
-    def begin(self, admission: Admission, call: Call, stream: ReplyStream) -> None:
-        """The call goes on its way; its answer goes out on `stream`."""
-        self.calls[admission.id] = call
-        stream.pending.append((admission, call))
+    def release(self, call: Call) -> None:
+        """The call has ended, and its end is known to whoever answers it: its id may be used again."""
+        self.calls.pop(call.admission.id, None)
+        self.core.free(call.admission)
 
-    def finish(self, admission: Admission, stream: ReplyStream) -> None:
+    def finish(self, stream: ReplyStream) -> None:
         """The call at the head of the stream has ended."""
-        stream.pending.popleft()
-        self.calls.pop(admission.id, None)
-        self.core.free(admission)
+        self.release(stream.pending.popleft())
         if not stream.pending:
             self.streams.pop(stream.number, None)
 
-    def stream(self) -> ReplyStream:
-        """A new reply stream."""
+    def stream(self, *calls: Call) -> ReplyStream:
+        """A new reply stream, for the answers to these calls."""
         self._streams_made += 1
-        stream = ReplyStream(self._streams_made)
+        stream = ReplyStream(self._streams_made, calls)
         self.streams[stream.number] = stream
         return stream
+
+    def lose(self, *calls: Call) -> None:
+        """Nobody waits for these answers any more; a while later the calls are cancelled."""
+        self.stream(*calls).detached = time.monotonic()
 
     def leave(self, stream: ReplyStream) -> None:
         """The running task reads this stream no longer; if nothing is on it, it is gone."""
@@ -138,9 +143,8 @@ class Session:
     def abandon(self, stream: ReplyStream, reason: str) -> None:
         """Nobody will come back for this stream: cancel what is still on it."""
         while stream.pending:
-            admission, call = stream.pending[0]
-            call.cancel(reason)
-            self.finish(admission, stream)
+            stream.pending[0].cancel(reason)
+            self.finish(stream)
         self.streams.pop(stream.number, None)
 
     def sweep(self, now: float) -> None:
@@ -211,6 +215,19 @@ class Sessions:
         session.used = time.monotonic()
         return session
 
+    def admit(self, session: Session, entry: Entry, request: Request) -> Call:
+        """Let one request in: its call, in the session and still to be opened.
+
+        Raises: Draining, NotInitialized, InvalidRequest, MethodUnknown, InvalidParams.
+        """
+        if self._draining:
+            raise Draining
+        admission = session.core.admit(request)
+        chat = entry.request.headers.get(CHAT_ID)
+        call = self._router.call(session.caller_of(entry.principal), admission, entry.request_id, chat)
+        session.calls[admission.id] = call
+        return call
+
     def end(self, session: Session, reason: str) -> None:
         """End a session: its calls are cancelled, its streams end, its id is forgotten."""
         if session.ended:
@@ -221,8 +238,12 @@ class Sessions:
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]
+        # A task that waits for an answer wakes with CallCancelled and finishes its stream itself.
+        for call in list(session.calls.values()):
+            call.cancel(reason)
         for stream in list(session.streams.values()):
-            self._end_stream(session, stream, reason)
+            if stream.detached is not None:
+                session.abandon(stream, reason)
         session.inbox.close()
         self._interest.drop(session.id)
         self._metrics.session_closed(session.transport)
@@ -230,11 +251,6 @@ class Sessions:
     def drain(self) -> None:
         """Take no new sessions from now on."""
         self._draining = True
-
-    @property
-    def draining(self) -> bool:
-        """Whether new sessions and calls are refused."""
-        return self._draining
 
     def close(self) -> None:
         """End every session."""
@@ -252,14 +268,6 @@ class Sessions:
         async with asyncio.TaskGroup() as tasks:
             for name, loop in loops.items():
                 tasks.create_task(fenced(name, loop, self._metrics), name=name)
-
-    @staticmethod
-    def _end_stream(session: Session, stream: ReplyStream, reason: str) -> None:
-        # A task that waits for the answers wakes with CallCancelled and finishes the stream itself.
-        for _, call in stream.pending:
-            call.cancel(reason)
-        if stream.detached is not None:
-            session.abandon(stream, reason)
 
     async def _sweep(self) -> None:
         while True:

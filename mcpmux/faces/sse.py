@@ -14,18 +14,18 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from mcpmux.calls import Router
-from mcpmux.errors import CallCancelled, Draining, InvalidRequest, MuxError, SessionUnknown
+from mcpmux.errors import CallCancelled, InvalidRequest, MuxError, SessionUnknown
 from mcpmux.faces.edge import next_event, opened
 from mcpmux.faces.entry import EVENTS, Entry, check_accepts, read_body
 from mcpmux.faces.eventstream import event_stream
 from mcpmux.faces.sessions import Session, Sessions
-from mcpmux.faces.streamable import CHAT_ID, refused_wire, take_silent
+from mcpmux.faces.streamable import refused_wire, take_silent
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, revisions
 from mcpmux.protocol.downstream import legacy
 from mcpmux.protocol.downstream.legacy import SessionCore
 from mcpmux.protocol.envelope import Message, Request
-from mcpmux.protocol.events import Failure, Result
+from mcpmux.protocol.events import ENDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +115,20 @@ class LegacySse:
         return envelope.result(request.id, await self._router.initialize(caller, session.core.revision))
 
     async def _served(self, entry: Entry, session: Session, stream: _Open, request: Request) -> None:
-        if self._sessions.draining:
-            raise Draining
-        admission = session.core.admit(request)
-        replies = session.stream()
-        chat = entry.request.headers.get(CHAT_ID)
-        call = self._router.call(session.caller_of(entry.principal), admission, entry.request_id, chat)
-        session.begin(admission, call, replies)
+        call = self._sessions.admit(session, entry, request)
         try:
             await opened(self._router, call)
-            while replies.pending:
+            ended = False
+            while not ended:
                 event = await next_event(call)
-                if isinstance(event, Result | Failure):
-                    session.finish(admission, replies)
-                wire = session.core.encode(admission, event)
+                ended = isinstance(event, ENDS)
+                if ended:
+                    session.release(call)
+                wire = session.core.encode(call.admission, event)
                 if wire is not None:
                     await _sent(stream, wire)
         except CallCancelled:
-            session.finish(admission, replies)
-        finally:
-            session.leave(replies)
+            session.release(call)
 
 
 async def _sent(stream: _Open, wire: bytes) -> None:

@@ -9,14 +9,14 @@ Source: MCP basic/transports of the three revisions.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from msgspec import Raw
-from multidict import istr
 
 from mcpmux.calls import Call, Router
-from mcpmux.errors import CallCancelled, Draining, InvalidRequest, ModernEraNotSpoken, MuxError
+from mcpmux.errors import CallCancelled, InvalidRequest, ModernEraNotSpoken, MuxError
 from mcpmux.faces.edge import first_event, next_event, opened
 from mcpmux.faces.entry import (
     EVENTS,
@@ -34,14 +34,13 @@ from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, faults, revisions
 from mcpmux.protocol.downstream import legacy, replay
-from mcpmux.protocol.downstream.legacy import Admission, SessionCore
+from mcpmux.protocol.downstream.legacy import SessionCore
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
-from mcpmux.protocol.events import Event, Failure, Result
+from mcpmux.protocol.events import ENDS, Event
 from mcpmux.protocol.methods import INITIALIZED
 from mcpmux.protocol.revisions import MODERN
 
 MODERN_META = b'"io.modelcontextprotocol/protocolVersion"'
-CHAT_ID = istr("X-OpenWebUI-Chat-Id")
 
 
 class Streamable:
@@ -131,39 +130,38 @@ class Streamable:
 
     async def _answer(self, entry: Entry, session: Session, request: Request) -> web.StreamResponse:
         """Answer one request: as JSON if its first event ends it, as an event stream otherwise."""
-        stream = session.stream()
         try:
-            try:
-                admission, call = self._admit(entry, session, request, stream)
-            except MuxError as error:
-                return self._refusal(entry, error, request.id)
-            try:
-                event = await first_event(self._router, call)
-            except CallCancelled:
-                # A request gets JSON or an event stream, never 202; this stream has nothing to say.
-                session.finish(admission, stream)
-                return await self._stream(entry, session, stream, [], None)
-            if not isinstance(event, Result | Failure):
-                return await self._stream(entry, session, stream, [], event)
-            session.finish(admission, stream)
-            wire = session.core.encode(admission, event) or b""
-            self._metrics.http_sent(len(wire))
-            return entry.answer(wire)
-        finally:
-            session.leave(stream)
+            call = self._sessions.admit(session, entry, request)
+        except MuxError as error:
+            return self._refusal(entry, error, request.id)
+        try:
+            event = await first_event(self._router, call)
+        except CallCancelled:
+            # A request gets JSON or an event stream, never 202; this stream has nothing to say.
+            session.release(call)
+            return await self._stream(entry, session, session.stream())
+        except BaseException:
+            session.lose(call)
+            raise
+        if not isinstance(event, ENDS):
+            return await self._stream(entry, session, session.stream(call), first=event)
+        session.release(call)
+        wire = session.core.encode(call.admission, event) or b""
+        self._metrics.http_sent(len(wire))
+        return entry.answer(wire)
 
     async def _answer_streaming(self, entry: Entry, session: Session, request: Request) -> web.StreamResponse:
         """Answer one request as an event stream."""
-        stream = session.stream()
         try:
-            try:
-                _, call = self._admit(entry, session, request, stream)
-            except MuxError as error:
-                return self._refusal(entry, error, request.id)
+            call = self._sessions.admit(session, entry, request)
+        except MuxError as error:
+            return self._refusal(entry, error, request.id)
+        try:
             await opened(self._router, call)
-            return await self._stream(entry, session, stream, [], None)
-        finally:
-            session.leave(stream)
+        except BaseException:
+            session.lose(call)
+            raise
+        return await self._stream(entry, session, session.stream(call))
 
     async def _batch(
         self, entry: Entry, session: Session, entries: list[Message | InvalidRequest]
@@ -171,40 +169,28 @@ class Streamable:
         """Take a batch: each entry is decided on singly, the answers come as one event stream."""
         if not revisions.has_batches(session.core.revision):
             raise InvalidRequest(f"batches do not exist in revision {session.core.revision}")
-        stream = session.stream()
+        calls: list[Call] = []
         refused: list[bytes] = []
         try:
             for message in entries:
                 match message:
                     case Request():
                         try:
-                            _, call = self._admit(entry, session, message, stream)
+                            calls.append(self._sessions.admit(session, entry, message))
                         except MuxError as error:
                             refused.append(refused_wire(entry, error, message.id))
                         else:
-                            await opened(self._router, call)
+                            await opened(self._router, calls[-1])
                     case InvalidRequest():
                         refused.append(refused_wire(entry, message, message.request_id))
                     case _:
                         take_silent(session, message)
-            if not stream.pending and not refused:
-                return entry.accepted()
-            return await self._stream(entry, session, stream, refused, None)
-        finally:
-            session.leave(stream)
-
-    def _admit(self, entry: Entry, session: Session, request: Request, stream: ReplyStream) -> tuple[Admission, Call]:
-        """Let one request in: its call, still to be opened.
-
-        Raises: Draining, NotInitialized, InvalidRequest, MethodUnknown, InvalidParams.
-        """
-        if self._sessions.draining:
-            raise Draining
-        admission = session.core.admit(request)
-        chat = entry.request.headers.get(CHAT_ID)
-        call = self._router.call(session.caller_of(entry.principal), admission, entry.request_id, chat)
-        session.begin(admission, call, stream)
-        return admission, call
+        except BaseException:
+            session.lose(*calls)
+            raise
+        if not calls and not refused:
+            return entry.accepted()
+        return await self._stream(entry, session, session.stream(*calls), refused)
 
     def _refusal(self, entry: Entry, error: MuxError, request_id: int | str) -> web.StreamResponse:
         """The error of one request that never became a call."""
@@ -215,33 +201,38 @@ class Streamable:
         return entry.answer(refused_wire(entry, error, request_id), status, later)
 
     async def _stream(
-        self, entry: Entry, session: Session, stream: ReplyStream, ready: list[bytes], first: Event | None
-    ) -> web.StreamResponse:
-        await stream.attach()
-        async with event_stream(entry, "reply", self._metrics) as response:
-            if revisions.has_priming(session.core.revision) and (stream.pending or ready):
-                await response.send("", id=session.replay.prime(stream.number), retry=RETRY)
-            for wire in ready:
-                await self._send(session, stream.number, response, wire)
-            await self._pump(session, stream, response, first)
-        return response
+        self, entry: Entry, session: Session, stream: ReplyStream, ready: Sequence[bytes] = (),
+        first: Event | None = None,
+    ) -> web.StreamResponse:  # fmt: skip
+        """Send what is ready, the `first` event of the first call, and whatever else comes for the stream's calls."""
+        try:
+            await stream.attach()
+            async with event_stream(entry, "reply", self._metrics) as response:
+                if revisions.has_priming(session.core.revision) and (stream.pending or ready):
+                    await response.send("", id=session.replay.prime(stream.number), retry=RETRY)
+                for wire in ready:
+                    await self._send(session, stream.number, response, wire)
+                await self._pump(session, stream, response, first)
+            return response
+        finally:
+            session.leave(stream)
 
     async def _pump(
         self, session: Session, stream: ReplyStream, response: EventSourceResponse, first: Event | None
     ) -> None:
         """Send the events of the stream's calls, in order, until each has ended."""
         while stream.pending:
-            admission, call = stream.pending[0]
+            call = stream.pending[0]
             try:
                 event = first if first is not None else await next_event(call)
             except CallCancelled:
-                session.finish(admission, stream)
+                session.finish(stream)
                 continue
             first = None
-            wire = session.core.encode(admission, event)
-            if isinstance(event, Result | Failure):
+            wire = session.core.encode(call.admission, event)
+            if isinstance(event, ENDS):
                 # Before it is sent: if the client is lost just now, the replay has it.
-                session.finish(admission, stream)
+                session.finish(stream)
             if wire is not None:
                 await self._send(session, stream.number, response, envelope.one_line(wire))
 

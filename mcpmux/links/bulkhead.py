@@ -37,7 +37,8 @@ class Bulkhead:
     def give_back(self) -> None:
         """A call has ended."""
         self.taken -= 1
-        self._call_next()
+        if self._line:
+            self._call_next()
 
     def resize(self, seats: int) -> None:
         """The config changed; calls in flight are left alone."""

@@ -11,8 +11,10 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from mcpmux.errors import CallCancelled, MuxError
-from mcpmux.protocol.events import End, Event, Failure, Quiet, Result
+from mcpmux.protocol.events import ENDS, End, Event, Failure, Quiet
 
 if TYPE_CHECKING:
     from mcpmux.links.link import Link
@@ -21,21 +23,21 @@ MAX_WAITING: Final = 256  # events
 _QUIET: Final = Quiet()
 
 
-class Exchange:
-    """One call on a link; made by `Link.open()`. One reader at a time."""
+class Exchange(Struct, eq=False):
+    """One call on a link; made by `Link.open()`. One reader at a time.
 
-    __slots__ = ("_end", "_error", "_link", "_waiter", "_waiting", "dropped", "id", "opened", "seated")
+    `opened` is loop time; `seated`: it holds a seat of the server's bulkhead; `dropped` counts events.
+    """
 
-    def __init__(self, link: Link, now: float) -> None:
-        self.id = 0
-        self.opened = now
-        self.dropped = 0
-        self.seated = True  # it holds a seat of the server's bulkhead
-        self._link = link
-        self._end: End | None = None
-        self._error: MuxError | None = None
-        self._waiting: deque[Event] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+    link: Link
+    opened: float
+    id: int = 0
+    dropped: int = 0
+    seated: bool = True
+    _end: End | None = None
+    _error: MuxError | None = None
+    _waiting: deque[Event] | None = None
+    _waiter: asyncio.Future[None] | None = None
 
     @property
     def ended(self) -> bool:
@@ -47,8 +49,8 @@ class Exchange:
 
         Raises: LinkLost, ServerEnded, UpstreamBroken, CallCancelled, or what `fail()` was given.
         """
-        if not self._has_news():
-            self._waiter = self._link.loop.create_future()
+        if self._end is None and self._error is None and not self._waiting:
+            self._waiter = self.link.loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -79,11 +81,11 @@ class Exchange:
 
     def put(self, event: Event) -> None:
         """The server said `event`."""
-        if self.ended:
+        if self._end is not None or self._error is not None:
             return
-        if isinstance(event, Result | Failure):
+        if isinstance(event, ENDS):
             self._end = event
-            self._link.closed(self)
+            self.link.closed(self)
         else:
             self._keep(event)
         self._wake()
@@ -98,14 +100,14 @@ class Exchange:
         if self.ended:
             return
         self._error = error
-        self._link.closed(self)
+        self.link.closed(self)
         self._wake()
 
     def _give_up(self, error: MuxError, reason: str) -> None:
         if self.ended:
             return
         self._error = error
-        self._link.abandon(self, reason)
+        self.link.abandon(self, reason)
         self._wake()
 
     def _keep(self, event: Event) -> None:
@@ -114,7 +116,7 @@ class Exchange:
         elif len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self.dropped += 1
-            self._link.overflowed(self)
+            self.link.overflowed(self)
         self._waiting.append(event)
 
     def _has_news(self) -> bool:

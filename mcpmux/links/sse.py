@@ -123,7 +123,7 @@ class SseTransport:
     async def _read(self, answer: aiohttp.ClientResponse) -> None:
         events = EventStream(self._limit)
         async for chunk in answer.content.iter_any():
-            self._link.metrics.received(len(chunk))
+            self._link.metrics.tally.received += len(chunk)
             for event in events.feed(chunk):
                 self._take(event)
             if self._link.lost is not None:
@@ -153,7 +153,7 @@ class SseTransport:
 
     async def _post(self, wire: bytes, request: int | None) -> None:
         await self._known.wait()
-        self._link.metrics.sent(len(wire))
+        self._link.metrics.tally.sent += len(wire)
         try:
             async with self._requests.post(wire, {}, self._endpoint) as answer:
                 if answer.status < 300:

@@ -60,7 +60,7 @@ class StdioTransport:
 
     __slots__ = (
         "_all_closed", "_backlog", "_died", "_errors", "_input", "_last_words", "_lines", "_link", "_loop",
-        "_open_input", "_open_pipes", "_paused", "_readers", "_secrets", "_throttle",
+        "_open_input", "_open_pipes", "_paused", "_readers", "_secrets", "_tally", "_throttle",
         "_unconnected", "child",
     )  # fmt: skip
 
@@ -68,6 +68,7 @@ class StdioTransport:
 
     def __init__(self, link: Link, secrets: tuple[Secret, ...], limit: int) -> None:
         self._link = link
+        self._tally = link.metrics.tally
         self._loop = link.loop
         self._secrets = secrets
         self._lines = LineSplitter(limit)
@@ -124,12 +125,13 @@ class StdioTransport:
 
     def send(self, wire: bytes, _request: int | None) -> None:
         """Write one message; uvloop makes one system call of all that one turn of the loop writes."""
-        if self._input is None or self._input.is_closing():
+        pipe = self._input
+        if pipe is None or pipe.is_closing():
             return
         data = one_line(wire) + b"\n"
-        self._link.metrics.sent(len(data))
-        self._input.write(data)
-        if self._paused and self._input.get_write_buffer_size() > 2 * OUT_LIMIT:
+        self._tally.sent += len(data)
+        pipe.write(data)
+        if self._paused and pipe.get_write_buffer_size() > 2 * OUT_LIMIT:
             self._link.end("it does not read its input")
 
     async def confirm(self, wire: bytes, _revision: str) -> None:
@@ -208,7 +210,7 @@ class StdioTransport:
         self._loop.call_later(GRACE, self._die, "it closed its input")
 
     def _read(self, data: bytes) -> None:
-        self._link.metrics.received(len(data))
+        self._tally.received += len(data)
         lines = self._lines.feed(data)
         if len(lines) <= TURN and not self._backlog:
             for line in lines:

@@ -160,7 +160,7 @@ class StreamableTransport:
             if not self._link.waits_for(request):
                 return
             session = self._session
-            self._link.metrics.sent(len(wire))
+            self._link.metrics.tally.sent += len(wire)
             async with self._requests.post(wire, self._about_session()) as answer:
                 body = b"" if answer.status < 300 else await http.read_refusal(answer)
                 if (there := self._requests.moved(answer)) is not None and not last_try:
@@ -192,7 +192,7 @@ class StreamableTransport:
         except http.TooLarge as exc:
             self._link.receive_oversized(exc.head, b"", exc.size, request)
             return
-        self._link.metrics.received(len(body))
+        self._link.metrics.tally.received += len(body)
         if body:
             self._link.receive(body, request)
 
@@ -259,7 +259,7 @@ class StreamableTransport:
                 raise
 
     def _take_chunk(self, chunk: bytes, events: EventStream, request: int | None) -> None:
-        self._link.metrics.received(len(chunk))
+        self._link.metrics.tally.received += len(chunk)
         for event in events.feed(chunk):
             if isinstance(event, Oversized):
                 self._link.receive_oversized(*event, stream=request)
@@ -317,7 +317,7 @@ class StreamableTransport:
         """Send what wants no answer. Nobody waits for it: if it cannot be sent, the link's health will tell."""
         if self._renewed is not None:
             await self._renewed.wait()
-        self._link.metrics.sent(len(wire))
+        self._link.metrics.tally.sent += len(wire)
         try:
             async with self._requests.post(wire, self._about_session()) as answer:
                 if answer.status >= 300:

@@ -23,7 +23,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -77,9 +77,9 @@ def logger(room: str) -> Logger:
 
 
 class Stencil:
-    """A line that is written again and again with the same words, and only numbers and ids of ours that differ.
+    """A line that is written again and again with the same words: only its time, duration and request id differ.
 
-    The same words are screened and made JSON once, so that a line costs a third of what `info` does. On a terminal, and
+    The same words are screened and made JSON once, so that a line costs a fifth of what `info` does. On a terminal, and
     above level info, it is an ordinary line.
     """
 
@@ -92,12 +92,25 @@ class Stencil:
         line = json_line(None, "info", {"level": "info", "event": event, "room": room, **words})
         self._text = line[1:-2]
 
-    def write(self, at: float, **plain: float | str) -> None:
-        """Write it at info with what differs; `at` is the time of what it tells, in unix seconds."""
+    @staticmethod
+    def write(entries: Sequence[tuple[Stencil, float, float, str]]) -> None:
+        """Write lines at info, together; of each its stencil, `timestamp` (unix seconds), `duration_ms`, `request_id`.
+
+        The request id is one of ours: it goes into the line as it is.
+        """
         if not _SINK.ordinary:
-            self._logger.info(self._event, timestamp=datetime.fromtimestamp(at, UTC), **self._words, **plain)
+            for stencil, at, took, request_id in entries:
+                when = datetime.fromtimestamp(at, UTC)
+                differing: Fields = {"timestamp": when, "duration_ms": took, "request_id": request_id}
+                stencil._logger.info(stencil._event, **stencil._words, **differing)
             return
-        _SINK.info(b'{"timestamp":"%b",%b,%b\n' % (_SINK.stamp(at), self._text, orjson.dumps(plain)[1:]))
+        stamp = _SINK.stamp
+        lines = [
+            b'{"timestamp":"%b",%b,"duration_ms":%a,"request_id":"%b"}\n'
+            % (stamp(at), stencil._text, took, request_id.encode())
+            for stencil, at, took, request_id in entries
+        ]
+        _SINK.info(b"".join(lines), len(lines))
 
 
 # Processors ----------------------------------------------------------------------------------------------------
@@ -175,9 +188,9 @@ class _Sink:
             self._date = datetime.fromtimestamp(second, UTC).isoformat()[:19].encode()
         return b"%b.%06dZ" % (self._date, (at - second) * 1e6)
 
-    def info(self, line: bytes) -> None:
+    def info(self, line: bytes, count: int = 1) -> None:
         if self.output is not None:
-            self.output.write(line)
+            self.output.write(line, count)
         else:
             _unconfigured(line)
 

@@ -21,9 +21,8 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from mcpmux.observe.tally import Tallies, Tally, Traffic
+from mcpmux.observe.tally import OTHER, Tallies, Tally, Traffic
 
-OTHER: Final = "other"
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES: Final = frozenset(
     {"ok", "tool_error", "rpc_error", "refused", "unavailable", "timeout", "cancelled", "lost", "busy", "invalid"}
@@ -127,38 +126,18 @@ class Metrics:
 
 
 class ServerMetrics:
-    """The numbers of one server."""
+    """The numbers of one server; what every call counts is in `tally`."""
 
-    __slots__ = ("_families", "_links", "_methods", "_restarts", "_server", "_strays", "_there", "tally")
+    __slots__ = ("_families", "_links", "_restarts", "_server", "_strays", "_there", "tally")
 
     def __init__(self, server: str, families: _Families, methods: frozenset[str]) -> None:
-        self.tally = Tally(server)
+        self.tally = Tally(server, methods, OUTCOMES)
         self._server = server
         self._families = families
-        self._methods = methods
         self._there = True
         self._links: dict[str, Gauge] = {}
         self._strays: dict[str, Counter] = {}
         self._restarts = families.restarts.labels(server)
-
-    def call(self, method: str, outcome: str, seconds: float) -> None:
-        """Count one call that ended; `outcome` is one of `OUTCOMES`."""
-        method = method if method in self._methods else OTHER
-        self.tally.call(method, outcome if outcome in OUTCOMES else OTHER, seconds)
-
-    def call_opened(self) -> None:
-        self.tally.in_flight += 1
-
-    def call_closed(self) -> None:
-        self.tally.in_flight -= 1
-
-    def sent(self, size: int) -> None:
-        """Bytes written to the server."""
-        self.tally.sent += size
-
-    def received(self, size: int) -> None:
-        """Bytes read from the server."""
-        self.tally.received += size
 
     def link_restarted(self) -> None:
         self._restarts.inc()

@@ -60,9 +60,9 @@ class LogOutput:
         self._lock = threading.RLock()
         self._waking: asyncio.AbstractEventLoop | None = None
 
-    def write(self, line: bytes) -> None:
-        """Take one line with its line feed; it is written within 50 ms."""
-        if not self._keep(line):
+    def write(self, line: bytes, count: int = 1) -> None:
+        """Take one line with its line feed, or `count` such lines; written within 50 ms."""
+        if not self._keep(line, count):
             return
         loop = asyncio._get_running_loop()
         if loop is None:
@@ -96,11 +96,11 @@ class LogOutput:
         self.flush()
         self._undo.close()
 
-    def _keep(self, line: bytes) -> bool:
+    def _keep(self, line: bytes, count: int = 1) -> bool:
         if self._gone:
             return False
         if self._kept + len(line) > KEEP:
-            self._dropped += 1
+            self._dropped += count
             return self._waking is None  # nobody would look again
         self._lines.append(line)
         self._kept += len(line)

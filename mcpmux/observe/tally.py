@@ -8,13 +8,15 @@ page: single numbers, each of them whole.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import accumulate
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+OTHER: Final = "other"
 
 # Seconds: from a look-up in memory to an agent at work. Each one is a line of the page for every server and method.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0)
@@ -41,33 +43,55 @@ class Traffic:
         self.sent = 0
 
 
+class Ended:
+    """How many calls of one method ended in one way; `durations` are those of the method."""
+
+    __slots__ = ("count", "durations")
+
+    def __init__(self, durations: Durations) -> None:
+        self.count = 0
+        self.durations = durations
+
+
 class Tally:
-    """The numbers of one server."""
+    """The numbers of one server: count into `in_flight`, `sent` and `received` (bytes) directly.
 
-    __slots__ = ("_durations", "_ended", "in_flight", "received", "sent", "server")
+    `methods` and `outcomes` are closed sets; what is in neither counts as `other`.
+    """
 
-    def __init__(self, server: str) -> None:
+    __slots__ = ("_durations", "_ended", "_methods", "_outcomes", "in_flight", "received", "sent", "server")
+
+    def __init__(self, server: str, methods: Collection[str], outcomes: Collection[str]) -> None:
         self.server = server
         self.in_flight = 0
-        self.sent = 0  # bytes
+        self.sent = 0
         self.received = 0
-        self._ended: dict[tuple[str, str], int] = {}
+        self._methods = methods
+        self._outcomes = outcomes
+        self._ended: dict[tuple[str, str], Ended] = {}
         self._durations: dict[str, Durations] = {}
 
     def call(self, method: str, outcome: str, seconds: float) -> None:
         """Count one call that ended."""
-        key = (method, outcome)
-        self._ended[key] = self._ended.get(key, 0) + 1
-        durations = self._durations.get(method)
-        if durations is None:
-            durations = self._durations[method] = Durations()
+        ended = self._ended.get((method, outcome)) or self._other(method, outcome)
+        ended.count += 1
+        durations = ended.durations
         durations.counts[bisect_left(BUCKETS, seconds)] += 1
         durations.seconds += seconds
 
+    def _other(self, method: str, outcome: str) -> Ended:
+        """The numbers of what was not counted by these words before."""
+        method = method if method in self._methods else OTHER
+        key = (method, outcome if outcome in self._outcomes else OTHER)
+        ended = self._ended.get(key)
+        if ended is None:
+            ended = self._ended[key] = Ended(self._durations.setdefault(method, Durations()))
+        return ended
+
     def tell(self, page: _Page) -> None:
         """Put the numbers on the page."""
-        for (method, outcome), count in list(self._ended.items()):
-            page.calls.add_metric([self.server, method, outcome], count)
+        for (method, outcome), ended in list(self._ended.items()):
+            page.calls.add_metric([self.server, method, outcome], ended.count)
         for method, durations in list(self._durations.items()):
             sums = list(zip(_BOUNDS, accumulate(durations.counts), strict=True))
             page.durations.add_metric([self.server, method], buckets=sums, sum_value=durations.seconds)

@@ -10,7 +10,7 @@ Source: JSON-RPC 2.0; MCP basic (ids are strings or integers, never null).
 from __future__ import annotations
 
 import re
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -29,6 +29,7 @@ _TEXT: Final = msgspec.json.Decoder(str)
 _ERROR_CODE: Final = msgspec.json.Decoder(int)
 _ENCODER: Final = msgspec.json.Encoder()
 _INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,17})\Z")
+_BEYOND: Final = 10**18  # the first integer that `_INTEGER` does not take
 _WHITESPACE: Final = b" \t\r\n"
 _VERSION: Final = b'"2.0"'
 
@@ -175,8 +176,8 @@ def one_line(wire: bytes) -> bytes:
 
 
 class _Wire(Struct, gc=False):
-    jsonrpc: str
-    id: Raw
+    jsonrpc: Literal["2.0"]
+    id: int | str
     method: str
     params: dict[str, Raw] | None = None
 
@@ -194,15 +195,20 @@ def _usual(data: bytes) -> Request | None:
         wire = _WIRE.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    request_id = identifier(wire.id)
-    if wire.jsonrpc != "2.0" or request_id is None:
+    request_id, params = wire.id, wire.params
+    if isinstance(request_id, int):
+        if not -_BEYOND < request_id < _BEYOND:
+            return None
+        length = 35 + len(str(request_id)) + len(wire.method)
+    elif len(request_id) <= MAX_ID_LENGTH:
+        length = 37 + len(request_id) + len(wire.method)
+    else:
         return None
-    length = 35 + len(memoryview(wire.id)) + len(wire.method)
-    if wire.params is not None:
-        length += 11 if wire.params else 12
-        for name, value in wire.params.items():
-            length += len(name) + len(memoryview(value)) + 4
-    return Request(request_id, wire.method, wire.params) if length == len(data) else None
+    if params:
+        length += 11 + 4 * len(params) + len("".join(params)) + len(b"".join(params.values()))
+    elif params is not None:
+        length += 12
+    return Request(request_id, wire.method, params) if length == len(data) else None
 
 
 def _entry(body: bytes) -> Message | InvalidRequest:

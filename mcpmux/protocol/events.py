@@ -7,6 +7,7 @@ call; `Changed` and `Updated` belong to no call. Payloads that no decision reads
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Raw, Struct
 
@@ -85,6 +86,9 @@ class Updated(Struct, frozen=True, gc=False):
     uri: str
     params: Raw
 
+
+ENDS: Final = (Result, Failure)
+"""What ends a call, for `isinstance`."""
 
 End = Result | Failure
 Event = Progress | Log | Ask | Quiet | Result | Failure

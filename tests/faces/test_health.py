@@ -52,7 +52,7 @@ async def test_readiness_follows_the_phase_and_liveness_does_not(metrics: Metric
 
 
 async def test_metrics_come_in_the_format_that_the_scraper_accepts(metrics: Metrics) -> None:
-    metrics.server("github").call("tools/call", "ok", 0.1)
+    metrics.server("github").tally.call("tools/call", "ok", 0.1)
     async with served(Health(metrics, None)) as get:
         status, kind, text = await get("/metrics")
         assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")

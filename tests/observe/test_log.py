@@ -47,8 +47,7 @@ def test_a_stencil_writes_the_line_that_info_writes() -> None:
     with lines_in(stream):
         log.info("call_finished", timestamp=at, **words, duration_ms=1.5, request_id="r-1")
         stencil = Stencil("tests", "call_finished", words)
-        stencil.write(at.timestamp(), duration_ms=1.5, request_id="r-1")
-        stencil.write(at.timestamp() + 1, duration_ms=2.5, request_id="r-2")
+        Stencil.write([(stencil, at.timestamp(), 1.5, "r-1"), (stencil, at.timestamp() + 1, 2.5, "r-2")])
     first, second, third = stream.getvalue().splitlines()
     assert first == second
     assert "abcdefghijkl" not in second
@@ -61,10 +60,10 @@ def test_a_stencil_obeys_the_level_and_the_terminal() -> None:
     stream = io.StringIO()
     stencil = Stencil("tests", "call_finished", {"server": "github"})
     with lines_in(stream, level="warning"):
-        stencil.write(0.0, duration_ms=1.5)
+        Stencil.write([(stencil, 0.0, 1.5, "r-1")])
     assert stream.getvalue() == ""
     with lines_in(stream, console=True):
-        stencil.write(0.0, duration_ms=1.5)
+        Stencil.write([(stencil, 0.0, 1.5, "r-1")])
     assert "call_finished" in stream.getvalue()
     assert "{" not in stream.getvalue()
 

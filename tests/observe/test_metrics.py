@@ -37,10 +37,10 @@ def used(metrics: Metrics) -> Metrics:
     """Every metric with at least one child."""
     server = metrics.server("github")
     for outcome in OUTCOMES:
-        server.call("tools/call", outcome, 0.2)
-    server.call_opened()
-    server.sent(10)
-    server.received(20)
+        server.tally.call("tools/call", outcome, 0.2)
+    server.tally.in_flight += 1
+    server.tally.sent += 10
+    server.tally.received += 20
     server.link_restarted()
     server.links({"ready": 1, "failed": 0})
     server.message_stray("unknown_id")
@@ -90,7 +90,7 @@ def test_what_is_counted_is_on_the_page_under_the_agreed_names(metrics: Metrics)
 
 def test_what_ends_is_taken_back(metrics: Metrics) -> None:
     used(metrics)
-    metrics.server("github").call_closed()
+    metrics.server("github").tally.in_flight -= 1
     metrics.session_closed("streamable")
     metrics.stream_closed("get")
     metrics.server("github").links({"draining": 2})
@@ -108,23 +108,23 @@ def test_what_ends_is_taken_back(metrics: Metrics) -> None:
 def test_a_removed_server_takes_its_series_with_it_and_its_last_calls_bring_none_back(metrics: Metrics) -> None:
     server = used(metrics).server("github")
     metrics.forget("github")
-    server.call("tools/call", "lost", 1.0)
-    server.call("tools/list", "lost", 1.0)
-    server.call_closed()
-    server.sent(1)
+    server.tally.call("tools/call", "lost", 1.0)
+    server.tally.call("tools/list", "lost", 1.0)
+    server.tally.in_flight -= 1
+    server.tally.sent += 1
     server.links({"ready": 1, "degraded": 1})
     server.message_stray("another")
     assert not [name for name in values(metrics) if "github" in name]
     metrics.forget("github")
-    metrics.server("github").call("tools/call", "ok", 0.1)
+    metrics.server("github").tally.call("tools/call", "ok", 0.1)
     assert values(metrics)['mcpmux_calls_total{method="tools/call",outcome="ok",server="github"}'] == 1
 
 
 def test_callers_cannot_make_series(metrics: Metrics) -> None:
     server = metrics.server("github")
     for number in range(500):
-        server.call(f"evil/{number}", "ok", 0.1)
-        server.call("tools/call", f"outcome {number}", 0.1)
+        server.tally.call(f"evil/{number}", "ok", 0.1)
+        server.tally.call("tools/call", f"outcome {number}", 0.1)
         server.message_stray(f"Reason {number}")
         metrics.token_refused(f"because_{number}")
         metrics.http_refused(number)
@@ -246,7 +246,7 @@ def test_counting_a_call_costs_what_its_two_children_cost(metrics: Metrics) -> N
     histogram = prometheus_client.Histogram("c", "d", buckets=(0.005, 0.01, 0.025, 0.1, 0.25, 1.0), registry=registry)
 
     def ours() -> None:
-        server.call("tools/call", "ok", 0.0123)
+        server.tally.call("tools/call", "ok", 0.0123)
 
     def bare() -> None:
         counter.inc()

@@ -159,9 +159,9 @@ class SessionCore:
 
     def encode(self, admitted: Admission, event: Event) -> bytes | None:
         """The wire bytes of one event of a call; None where this client gets nothing."""
+        if isinstance(event, Result):
+            return envelope.result(admitted.id, event.result)
         match event:
-            case Result(result):
-                return envelope.result(admitted.id, result)
             case Failure(code, message, data):
                 return envelope.error(admitted.id, code, message, data)
             case Progress(params) if admitted.token is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final, Generic
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import envelope, methods
@@ -43,15 +43,12 @@ _EMPTY: Final = b"{}"
 _OBJECT: Final = ord("{")
 
 
-class _Flight(Generic[T]):
+class _Flight(Struct, Generic[T], frozen=True):
     """One call in flight."""
 
-    __slots__ = ("caller", "owner", "wants_progress")
-
-    def __init__(self, owner: T, caller: str, wants_progress: bool) -> None:
-        self.owner = owner
-        self.caller = caller
-        self.wants_progress = wants_progress
+    owner: T
+    caller: str
+    wants_progress: bool
 
 
 class LinkCore(Generic[T]):
@@ -102,7 +99,8 @@ class LinkCore(Generic[T]):
 
     def open(self, opening: Opening, owner: T) -> tuple[int, bytes]:
         """Begin a call: its id and its wire bytes."""
-        request = self._take_id()
+        request = self._next
+        self._next = request + 1
         params = opening.params
         if opening.method == _PING:
             self._checks[request] = owner
@@ -231,7 +229,8 @@ class LinkCore(Generic[T]):
         return Unwelcome(f"it refused initialize: {reply.message[:SHOWN]} ({reply.code})")
 
     def _initialize(self) -> tuple[int, bytes]:
-        self._greeting_id = self._take_id()
+        self._greeting_id = self._next
+        self._next += 1
         params = {
             "protocolVersion": Raw(envelope.encode(LEGACY[self._offer])),
             # Requests of servers to clients are not supported yet, so nothing is announced that would invite them.
@@ -239,11 +238,6 @@ class LinkCore(Generic[T]):
             "clientInfo": Raw(envelope.encode({"name": "mcpmux", "version": self._version})),
         }
         return self._greeting_id, envelope.request(self._greeting_id, _INITIALIZE, params)
-
-    def _take_id(self) -> int:
-        taken = self._next
-        self._next = taken + 1
-        return taken
 
     # Notifications and requests --------------------------------------------------------------------------------
 
