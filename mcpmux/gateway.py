@@ -36,7 +36,8 @@ from mcpmux.catalog.offers import Offer, Offers
 from mcpmux.catalog.view import Catalog
 from mcpmux.config.live import Live
 from mcpmux.config.schema import Overrides, Snapshot
-from mcpmux.errors import ConfigInvalid, MuxError, StartRefused, StoreUnavailable
+from mcpmux.errors import ConfigInvalid, MuxError, StoreUnavailable
+from mcpmux.faces.address import Address
 from mcpmux.faces.application import Application
 from mcpmux.faces.control import Json, listening
 from mcpmux.faces.health import Health
@@ -181,19 +182,15 @@ class Gateway:
         }
         return [tasks.create_task(fenced(name, loop, rooms.metrics), name=name) for name, loop in loops.items()]
 
-    async def accept(self) -> None:
+    async def accept(self, address: Address) -> None:
         """Show what the config says, then listen.
 
         Raises: StartRefused when the address cannot be had.
         """
         await self._show(self.snapshot)
         self._rooms.metrics.config_applied()
-        listen = self.snapshot.gateway.listen
-        try:
-            self.url = await self._rooms.application.start(listen.host, listen.port)
-        except OSError as error:
-            problem = error.strerror or str(error)
-            raise StartRefused(f"Cannot listen on {listen.host}:{listen.port}: {problem}") from error
+        with address.had():
+            self.url = await self._rooms.application.start(address.sockets)
         self._rooms.metadata.base = self._rooms.application.base
         _calm_collector()
         self._rooms.health.phase = "ready"
@@ -284,13 +281,15 @@ async def running(
         stack.callback(guardian.close)
         live = Live(snapshot.path, environ, overrides=overrides, first=snapshot)
         stack.enter_context(_signals(stop, live))
-        rooms = await _build(stack, snapshot, environ, guardian)
+        address = Address(snapshot.gateway.listen)
+        stack.callback(address.leave)
+        rooms = await _build(stack, snapshot, environ, guardian, address)
         gateway = Gateway(rooms, snapshot, live, stop)
         async with asyncio.TaskGroup() as tasks:
             loops = gateway.start_loops(tasks, guardian)
             try:
                 await stack.enter_async_context(listening(snapshot.gateway.data_dir, {"status": gateway.status}))
-                await gateway.accept()
+                await gateway.accept(address)
                 stop.built()
                 yield gateway
             finally:
@@ -301,11 +300,15 @@ async def running(
     log.info("stopped", uptime=round(time.monotonic() - begun, 1))
 
 
-async def _build(stack: AsyncExitStack, snapshot: Snapshot, environ: Mapping[str, str], guardian: Guardian) -> _Rooms:
+async def _build(
+    stack: AsyncExitStack, snapshot: Snapshot, environ: Mapping[str, str], guardian: Guardian, address: Address
+) -> _Rooms:
     """Every room, from the bottom up; what must be closed is closed by `stack`."""
     section = snapshot.gateway
     metrics = Metrics(REQUESTS, version("mcpmux"))
-    store = opened(section.database.url, section.data_dir, guardian, wait=LOCK_WAIT, exclusive=True)
+    store = opened(
+        section.database.url, section.data_dir, guardian, wait=LOCK_WAIT, exclusive=True, locked=address.take
+    )
     db = await stack.enter_async_context(store)
     keyring = seal.keyring(section.data_dir, section.keys)
     outbound = await stack.enter_async_context(Outbound(environ))

@@ -128,6 +128,7 @@ def test_a_port_that_is_taken_is_one_clear_line_and_nothing_is_left(folder: Path
         refused = [line for line in map(json.loads, done.stderr.splitlines()) if line["event"] == "start_refused"]
         assert len(refused) == 1
         assert "Cannot listen on 127.0.0.1:" in refused[0]["message"]
+        assert "postgres" not in done.stderr, "something was started first"
         assert gateway.left() == []
 
 

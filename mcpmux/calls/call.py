@@ -7,10 +7,12 @@ one record.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
 from msgspec import Raw, Struct, field
 
@@ -25,6 +27,8 @@ from mcpmux.observe.tally import Tally
 from mcpmux.protocol import faults
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.events import End, Event, Failure, Progress, Quiet, Result
+
+T = TypeVar("T")
 
 # Progress proves life, so it moves the deadline, but not past this many seconds after the start.
 # Source: MCP basic/lifecycle, "Timeouts".
@@ -63,11 +67,28 @@ class Call(Struct, eq=False):
     outcome: str = ""
     _exchange: Exchange | None = None
     _end: End | None = None
+    _waiting: asyncio.Task[object] | None = None
 
     @property
     def ended(self) -> bool:
         """Whether the outcome is known."""
         return bool(self.outcome)
+
+    async def patiently(self, awaited: Awaitable[T]) -> T:
+        """Wait for what must be there before the call can be opened; cut short if the call ends meanwhile.
+
+        Raises: CallCancelled.
+        """
+        self._waiting = task = asyncio.current_task()
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            # As in asyncio.timeout(): ours if nobody else has cancelled the task.
+            if self.outcome and task is not None and task.uncancel() == 0:
+                raise CallCancelled from None
+            raise
+        finally:
+            self._waiting = None
 
     def opened(self, exchange: Exchange, timeout: float) -> None:
         """The server has the call; it must show life within `timeout` seconds."""
@@ -151,3 +172,5 @@ class Call(Struct, eq=False):
         if not self.outcome:
             self.outcome = outcome
             self.finished(self)
+            if self._waiting is not None:
+                self._waiting.cancel()

@@ -255,9 +255,7 @@ class Router:
         subject, name = _subject(call)
         route = self._route(call.caller.view, grants, subject, name)
         if route is None:
-            route = await self._decided(call, grants)
-            if call.ended:
-                return  # cancelled while it waited
+            route = await call.patiently(self._decided(call, grants))
         found, decision = route
         server = found.server
         call.decision, call.server, call.native = decision, server, found.native
@@ -268,9 +266,7 @@ class Router:
         key = link_key(server, call.caller.principal.key, call.caller.session)
         link = self._pool.ready(key)
         if link is None:
-            link = await self._pool.link(key, min(server.timeout, RESTART_WAIT))
-            if call.ended:
-                return  # cancelled, or its right taken, while it waited
+            link = await call.patiently(self._pool.link(key, min(server.timeout, RESTART_WAIT)))
         _begin(call, found, link)
 
     def _route(self, view: View, grants: GrantSet, subject: Subject, name: str) -> tuple[Found, Decision] | None:

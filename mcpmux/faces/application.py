@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -81,10 +82,13 @@ class Application:
             "messages": {"POST": sse.message},
         }
 
-    async def start(self, host: str, port: int) -> str:
-        """Listen; the base URL clients use: the configured public one, else the address really bound."""
+    async def start(self, sockets: Sequence[socket.socket]) -> str:
+        """Listen on sockets that are bound; the base URL of the first.
+
+        Raises: OSError.
+        """
         self._server = HttpServer(self.handle, self._metrics, self._gateway.limits.body)
-        bound = await self._server.start(host, port)
+        bound = await self._server.start(sockets)
         self._base = (self._gateway.public_url or bound).rstrip("/")
         return bound
 
@@ -137,9 +141,7 @@ class Application:
         """
         await self._verified(request)
 
-    async def _unusual(
-        self, request: web.BaseRequest, request_id: str, cors: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _unusual(self, request: web.BaseRequest, request_id: str, cors: Mapping[str, str]) -> web.StreamResponse:
         """What is no known endpoint with one of its methods."""
         path, headers = _path(request), answer_headers(request_id, cors)
         if request.method == "OPTIONS":

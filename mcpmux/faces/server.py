@@ -10,7 +10,9 @@ after each body (`bench/call.py`: a seventh of a call).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
@@ -19,6 +21,7 @@ from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from mcpmux.faces.entry import answer_headers
 from mcpmux.faces.reply import WireReply
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
@@ -31,7 +34,7 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
-    """One listening socket."""
+    """What listens."""
 
     def __init__(self, handle: Handle, metrics: Metrics, body_limit: int) -> None:
         self._handle = handle
@@ -39,10 +42,10 @@ class HttpServer:
         self._body_limit = body_limit
         self._runner: web.ServerRunner | None = None
 
-    async def start(self, host: str, port: int) -> str:
-        """Listen; the URL really bound.
+    async def start(self, sockets: Sequence[socket.socket]) -> str:
+        """Listen on sockets that are bound, and close them in the end; the URL of the first.
 
-        Raises: OSError (the address is taken or not ours).
+        Raises: OSError (somebody else listens there since).
         """
         server = _Server(
             self._handle,
@@ -58,8 +61,8 @@ class HttpServer:
         )
         self._runner = web.ServerRunner(server, handle_signals=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, reuse_address=True, backlog=1024)
-        await site.start()
+        for one in sockets:
+            await web.SockSite(self._runner, one, backlog=1024).start()
         bound = self._runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         return f"http://{shown}:{bound[1]}"
@@ -193,8 +196,9 @@ class _Connection(RequestHandler):
         text = {431: "Request Header Fields Too Large", 400: "Bad Request"}.get(status, "Internal Server Error")
         if isinstance(self._manager, _Server):
             self._manager.metrics.http_refused(status)
-        logger("faces").info("request_unreadable", status=status, reason=type(exc).__name__)
-        response = web.Response(status=status, text=text + "\n", headers={"Server": "mcpmux"})
+        request_id = secrets.token_hex(8)
+        logger("faces").info("request_unreadable", status=status, reason=type(exc).__name__, request_id=request_id)
+        response = web.Response(status=status, text=text + "\n", headers=answer_headers(request_id, {}))
         response.force_close()
         return response
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -40,12 +40,14 @@ LINGER_SECONDS: Final = 10.0
 
 @asynccontextmanager
 async def opened(
-    url: Secret | None, data_dir: Path, guardian: Guardian | None, *, wait: float, exclusive: bool = False
-) -> AsyncIterator[Database]:
+    url: Secret | None, data_dir: Path, guardian: Guardian | None, *, wait: float, exclusive: bool = False,
+    locked: Callable[[], object] | None = None,
+) -> AsyncIterator[Database]:  # fmt: skip
     """Give the database at `url`, or for None the embedded one of `data_dir`, migrated.
 
     `exclusive` is for `serve`: it keeps the data directory for itself, whichever database it uses. `wait` is how many
-    seconds a process may take that has the data directory now. Without a guardian one is started if needed.
+    seconds a process may take that has the data directory now; `locked` is called when we have it, before anything is
+    started. Without a guardian one is started if needed.
     Raises: DataDirBusy, StoreUnavailable, MigrationFailed.
     """
     if url is not None and not exclusive:
@@ -59,6 +61,8 @@ async def opened(
             db = lock
         else:
             stack.callback(os.close, lock)
+            if locked is not None:
+                locked()
             db = await stack.enter_async_context(
                 _migrated(url.reveal()) if url is not None else _own(real, guardian, exclusive)
             )

@@ -43,21 +43,25 @@ class Place:
 
 @pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Counters alpha to delta, `brief` with a short timeout, `large` with many tools, `off`, `fussy` with rules."""
+    """Counters alpha to delta, `brief` with a short timeout, `large` with many tools, `off`, `fussy` with rules.
+
+    `single` takes one call at a time.
+    """
     folder = tmp_path_factory.mktemp("calls")
-    servers = {name: Witness(name, folder) for name in (*SERVERS, "off", "fussy")}
+    servers = {name: Witness(name, folder) for name in (*SERVERS, "off", "fussy", "single")}
     sections: dict[str, Mapping[str, object]] = {name: witness.section() for name, witness in servers.items()}
     sections |= {
         "brief": servers["brief"].section(timeout="1s"),
         "large": servers["large"].section("--tools", 4500, "--description", 40),
         "off": servers["off"].section(enabled=False),
+        "single": servers["single"].section(concurrency=1),
         "fussy": servers["fussy"].section(tools={"allow": ["*"], "deny": ["delete_*", "count"]}),
     }
     with running(folder, sections) as gateway:
         for name in sections:
             gateway.grant(f"MCP-{name}", name)
         gateway.grant("MCP-readers", "delta", "read")
-        for name in (*SERVERS, "fussy"):
+        for name in (*SERVERS, "fussy", "single"):
             gateway.wait_for(lambda name=name: gateway.logged("link_ready", server=name), 30, name)
         yield Place(gateway, servers, sections)
 

@@ -126,6 +126,27 @@ async def test_a_cancelled_call_is_cancelled_at_its_server_by_its_id_there_and_n
     assert ids[1] not in cancelled
 
 
+async def test_a_call_that_waits_for_its_turn_is_cancelled_at_once(place: Place, http: Http, tmp_path: Path) -> None:
+    session = await place.session(http, "seth", "single")
+    gate = tmp_path / "gate"
+    echo = {"name": "single__echo", "arguments": {"text": "late"}}
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(session.post(calling("single__slow", {"gate": str(gate)}, "first")))
+        await begun(place, "single", gate)
+        waiting = tasks.create_task(session.post(request("tools/call", echo, "waits")))
+        await place.gateway.soon(lambda: place.gateway.metric("mcpmux_calls_in_flight", server="single") == 2)
+        await session.post(notification("notifications/cancelled", {"requestId": "waits"}))
+        async with asyncio.timeout(SOON):
+            answer = await waiting
+        assert (answer.status, answer.body) == (200, b"")
+        assert not first.done()
+        gate.touch()
+    assert b"is open" in first.result().body
+    assert await session.call("single__echo", text="next") == "next"
+    asked = [params(one).get("arguments") for one in place.servers["single"].heard("tools/call")]
+    assert {"text": "late"} not in asked
+
+
 async def test_what_is_answered_is_never_cancelled(place: Place, http: Http) -> None:
     session = await place.session(http, "cara", "beta")
     before = len(place.servers["beta"].heard("notifications/cancelled"))
