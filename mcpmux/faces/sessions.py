@@ -63,7 +63,7 @@ class ReplyStream:
     async def attach(self) -> None:
         """Make the running task the one that reads this stream; a former one ends first."""
         former, self.reader, self.detached = self.reader, asyncio.current_task(), None
-        if former is not None and not former.done():
+        if former is not None and former is not self.reader and not former.done():
             former.cancel()
             await asyncio.wait({former})
 
