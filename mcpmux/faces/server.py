@@ -116,7 +116,9 @@ class _Connection(RequestHandler):
                 manager.requests_count += 1
                 assert self._task_handler is not None
                 request = manager._request(message, payload, self, StreamWriter(self, loop), self._task_handler)
-                if not await self._serve(request):
+                goes_on = await self._serve(request)
+                del message, request  # a connection that waits for the next one would keep the token
+                if not goes_on:
                     break
                 if not payload.is_eof() and not await self._read_rest(payload):
                     break
