@@ -80,6 +80,27 @@ class ModernEraNotSpoken(MuxError):
         self.request_id = request_id
 
 
+class HeaderMismatch(MuxError):
+    """A header of a modern request does not say what the body says, is missing, or stands twice: -32020, HTTP 400.
+
+    `problem` goes on behind the header's name; it never repeats a value.
+    """
+
+    reason = "header_mismatch"
+
+    def __init__(self, header: str, problem: str) -> None:
+        super().__init__(f"Header mismatch: {header} {problem}")
+
+
+class AnnotationInvalid(MuxError):
+    """An `x-mcp-header` annotation that a tool may not have; for the log, no caller sees it."""
+
+    reason = "annotation_invalid"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"x-mcp-header: {problem}")
+
+
 class NotInitialized(MuxError):
     """A request before `initialize`."""
 

@@ -23,6 +23,7 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 RESOURCE_NOT_FOUND: Final = -32002
 SERVER_ERROR: Final = -32000
+HEADER_MISMATCH: Final = -32020
 
 
 class Fault(Struct, frozen=True):
@@ -46,6 +47,7 @@ _ROWS: Final[dict[type[Exception], Fault]] = {
     errors.InvalidParams: Fault(INVALID_PARAMS, 200),
     errors.RevisionUnsupported: Fault(INVALID_REQUEST, 400),
     errors.ModernEraNotSpoken: Fault(METHOD_NOT_FOUND, 400),
+    errors.HeaderMismatch: Fault(HEADER_MISMATCH, 400),
     errors.NotInitialized: Fault(INVALID_REQUEST, 400),
     errors.ToolUnknown: Fault(INVALID_PARAMS, 200),
     errors.PromptUnknown: Fault(INVALID_PARAMS, 200),
