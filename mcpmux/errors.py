@@ -80,6 +80,36 @@ class ModernEraNotSpoken(MuxError):
         self.request_id = request_id
 
 
+class MetaInvalid(InvalidParams):
+    """A modern request whose `_meta` lacks what every request must say, or says it wrongly: -32602, HTTP 400."""
+
+    reason = "invalid_meta"
+
+
+class VersionUnsupported(MuxError):
+    """A modern request in a revision that is not served: -32022, HTTP 400, with those that are."""
+
+    reason = "revision_unsupported"
+
+    def __init__(self, requested: str, supported: tuple[str, ...]) -> None:
+        super().__init__("Unsupported protocol version")
+        self.requested = requested
+        self.supported = supported
+
+
+class CapabilityMissing(MuxError):
+    """What a modern request asks for needs something of its client that the client did not declare: -32021, HTTP 400.
+
+    `required` are the capabilities as the client would have to declare them.
+    """
+
+    reason = "capability_missing"
+
+    def __init__(self, required: dict[str, dict[str, object]]) -> None:
+        super().__init__(f"The client does not support what this needs: {', '.join(sorted(required))}")
+        self.required = required
+
+
 class HeaderMismatch(MuxError):
     """A header of a modern request does not say what the body says, is missing, or stands twice: -32020, HTTP 400.
 
@@ -343,6 +373,15 @@ class SessionsExhausted(MuxError):
 
     def __init__(self) -> None:
         super().__init__("Too many sessions are open for you: close some and try again")
+
+
+class ListensExhausted(MuxError):
+    """One principal has as many subscriptions open as `limits.sessions_per_user` allows: HTTP 429."""
+
+    reason = "too_many_listens"
+
+    def __init__(self) -> None:
+        super().__init__("Too many subscriptions are open for you: close some and try again")
 
 
 class Draining(MuxError):

@@ -31,6 +31,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 _INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,17})\Z")
 _BEYOND: Final = 10**18  # the first integer that `_INTEGER` does not take
 _WHITESPACE: Final = b" \t\r\n"
+_EMPTY_OBJECT: Final = re.compile(rb"\{[ \t\r\n]*\}")
 _VERSION: Final = b'"2.0"'
 
 # A member's name with its colon; what follows a member's value: a comma, or the end of the object.
@@ -154,6 +155,13 @@ def notification(method: str, params: dict[str, Raw] | None) -> bytes:
 def result(request_id: int | str, raw: Raw | bytes) -> bytes:
     """The wire bytes of a successful answer."""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_id(request_id), bytes(raw))
+
+
+def result_with(request_id: int | str, more: bytes, raw: Raw) -> bytes:
+    """The same with members before those of `raw`, which has none of these names: `more` is JSON without braces."""
+    comma = b"" if _EMPTY_OBJECT.match(raw) else b","
+    head = b'{"jsonrpc":"2.0","id":%b,"result":{%b%b' % (_id(request_id), more, comma)
+    return b"".join((head, memoryview(raw)[1:], b"}"))
 
 
 def error(request_id: int | str | None, code: int, message: str, data: Raw | bytes | None = None) -> bytes:

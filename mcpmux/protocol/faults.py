@@ -3,7 +3,12 @@
 Every class of `errors.py` has a row, its own or its parent's (a test walks the tree). Texts are the exceptions'
 own; the unforeseen becomes "Internal error" and the request id, so that a person can name it to those who read the
 log.
-Source: JSON-RPC 2.0 section 5.1; MCP server/tools, server/resources (error handling), basic/transports.
+
+The eras differ in little, and all of it is here: `modern` gives an error the code that it has in the modern era, and
+`modern_status` the HTTP status, which there belongs to the code.
+
+Source: JSON-RPC 2.0 section 5.1; MCP server/tools, server/resources (error handling), basic/transports; 2026-07-28
+basic/index ("Error Codes"), basic/transports/streamable-http.
 """
 
 from __future__ import annotations
@@ -22,8 +27,11 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 RESOURCE_NOT_FOUND: Final = -32002
+URL_REQUIRED: Final = -32042
 SERVER_ERROR: Final = -32000
 HEADER_MISMATCH: Final = -32020
+CAPABILITY_MISSING: Final = -32021
+VERSION_UNSUPPORTED: Final = -32022
 
 
 class Fault(Struct, frozen=True):
@@ -47,6 +55,9 @@ _ROWS: Final[dict[type[Exception], Fault]] = {
     errors.InvalidParams: Fault(INVALID_PARAMS, 200),
     errors.RevisionUnsupported: Fault(INVALID_REQUEST, 400),
     errors.ModernEraNotSpoken: Fault(METHOD_NOT_FOUND, 400),
+    errors.MetaInvalid: Fault(INVALID_PARAMS, 400),
+    errors.VersionUnsupported: Fault(VERSION_UNSUPPORTED, 400),
+    errors.CapabilityMissing: Fault(CAPABILITY_MISSING, 400),
     errors.HeaderMismatch: Fault(HEADER_MISMATCH, 400),
     errors.NotInitialized: Fault(INVALID_REQUEST, 400),
     errors.ToolUnknown: Fault(INVALID_PARAMS, 200),
@@ -62,9 +73,22 @@ _ROWS: Final[dict[type[Exception], Fault]] = {
     errors.AuthorizationMalformed: Fault(INVALID_REQUEST, 400),
     errors.SessionUnknown: Fault(SERVER_ERROR, 404),
     errors.SessionsExhausted: Fault(SERVER_ERROR, 429),
+    errors.ListensExhausted: Fault(SERVER_ERROR, 429),
     errors.Draining: Fault(SERVER_ERROR, 503),
     errors.HttpRefused: Fault(SERVER_ERROR, 400),
     errors.StoreUnavailable: Fault(INTERNAL_ERROR, 503, traced=True),
+}
+
+# Codes that the modern era took away, and those that it keeps for later: a server of an older era may use them.
+_RENAMED: Final = {RESOURCE_NOT_FOUND: INVALID_PARAMS, URL_REQUIRED: INTERNAL_ERROR}
+_RESERVED: Final = range(-32099, VERSION_UNSUPPORTED)
+
+# -32602 has two: 400 where the request is malformed (its row says so), 200 where what it names is not there.
+_MODERN_STATUS: Final = {
+    METHOD_NOT_FOUND: 404,
+    HEADER_MISMATCH: 400,
+    CAPABILITY_MISSING: 400,
+    VERSION_UNSUPPORTED: 400,
 }
 
 
@@ -79,12 +103,21 @@ def failure(error: BaseException, request_id: str) -> Failure:
     """What the client reads: the exception's own safe text, or "Internal error" for whatever nobody foresaw."""
     row = fault(error)
     text = str(error) if isinstance(error, errors.MuxError) and type(error) is not errors.MuxError else "Internal error"
-    data: dict[str, str] = {}
-    if isinstance(error, errors.ResourceUnknown):
-        data["uri"] = error.uri
+    data = _data(error)
     if row.traced:
         data["request_id"] = request_id
     return Failure(row.code, text, Raw(encode(data)) if data else None)
+
+
+def modern(failed: Failure) -> Failure:
+    """This error as the modern era has it."""
+    code = _RENAMED.get(failed.code, INTERNAL_ERROR if failed.code in _RESERVED else failed.code)
+    return failed if code == failed.code else Failure(code, failed.message, failed.data)
+
+
+def modern_status(failed: Failure) -> int:
+    """The HTTP status of an answer that is this error of the modern era."""
+    return _MODERN_STATUS.get(failed.code, 200)
 
 
 def ended(error: BaseException, method: str, request_id: str) -> End:
@@ -95,3 +128,14 @@ def ended(error: BaseException, method: str, request_id: str) -> End:
         return failure(error, request_id)
     text = f"{error} (request {request_id})"
     return Result(Raw(encode({"content": [{"type": "text", "text": text}], "isError": True})))
+
+
+def _data(error: BaseException) -> dict[str, object]:
+    match error:
+        case errors.ResourceUnknown():
+            return {"uri": error.uri}
+        case errors.VersionUnsupported():
+            return {"supported": error.supported, "requested": error.requested}
+        case errors.CapabilityMissing():
+            return {"requiredCapabilities": error.required}
+    return {}

@@ -1,7 +1,7 @@
 """THE table of MCP methods: what each one is, who answers it, and where the name or URI in it sits.
 
 Deny by default rests on it: a method that is not here does not exist, exactly as it is spelt.
-Source: the JSON Schemas of revisions 2024-11-05 to 2025-11-25 (`ClientRequest`, `ServerRequest`, notifications).
+Source: the JSON Schemas of revisions 2024-11-05 to 2026-07-28 (`ClientRequest`, `ServerRequest`, notifications).
 """
 
 from __future__ import annotations
@@ -65,11 +65,24 @@ _REQUESTS: Final = (
 
 REQUESTS: Final[dict[str, Method]] = {method.name: method for method in _REQUESTS}
 
+# What the modern era brought, and what it took away.
+DISCOVER: Final = "server/discover"
+LISTEN: Final = "subscriptions/listen"
+_BROUGHT: Final = (Method(DISCOVER, Answers.US), Method(LISTEN, Answers.INTEREST))
+_TAKEN: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+
+MODERN_REQUESTS: Final[dict[str, Method]] = {
+    method.name: method for method in (*_REQUESTS, *_BROUGHT) if method.name not in _TAKEN
+}
+EVERY_REQUEST: Final = frozenset(REQUESTS | MODERN_REQUESTS)
+
 INITIALIZED: Final = "notifications/initialized"
 CANCELLED: Final = "notifications/cancelled"
 PROGRESS: Final = "notifications/progress"
 MESSAGE: Final = "notifications/message"
 RESOURCE_UPDATED: Final = "notifications/resources/updated"
+ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+ELICITATION_COMPLETE: Final = "notifications/elicitation/complete"
 ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 
 # What a client may send without wanting an answer.

@@ -1,0 +1,262 @@
+"""RequestCore: the protocol state of one modern request (2026-07-28), without I/O.
+
+Theory. There is no session: a request says in `_meta` all that a session used to know (revision, what the client can
+do, which log messages it wants), and its headers repeat a part of the body for whoever stands in between. `admit`
+reads all of it, strictly, and what is left is a request like one of the legacy eras: an `Admission` whose params go on
+to a server of any era without what was said to us alone. `encode` makes wire of the events that come back. The core
+ends with its request; nothing is kept.
+
+`subscriptions/listen` is a request whose answer goes on until somebody has enough of it. Everything on its stream
+carries the id of the request: `acknowledged` first, `changed` and `updated`, and `closed` when we end it.
+
+Members that we add to a server's result stand before its own. A member of its own with such a name would make two, so
+whatever might hold one is taken apart first.
+
+Owns: what one request said, and the wire of its answers. Not: what methods mean, who may do what, streams.
+Source: MCP 2026-07-28 basic/index ("_meta", "Results"), basic/patterns/subscriptions, server/utilities (caching,
+logging).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import DecodeError, Raw, Struct, ValidationError
+from msgspec.json import Decoder
+
+from mcpmux.errors import (
+    InvalidParams,
+    InvalidRequest,
+    MalformedMessage,
+    MetaInvalid,
+    MethodUnknown,
+    SealBroken,
+    VersionUnsupported,
+)
+from mcpmux.protocol import envelope, faults, headers
+from mcpmux.protocol.downstream.legacy import Admission
+from mcpmux.protocol.envelope import Request
+from mcpmux.protocol.events import Event, Failure, Log, Offered, Progress, Result
+from mcpmux.protocol.methods import (
+    ACKNOWLEDGED,
+    CHANGED_BY,
+    LOG_LEVELS,
+    MESSAGE,
+    MODERN_REQUESTS,
+    PROGRESS,
+    RESOURCE_UPDATED,
+    Answers,
+)
+from mcpmux.protocol.revisions import MODERN, SAYS_REVISION, SERVED
+
+CLIENT: Final = "io.modelcontextprotocol/clientInfo"
+CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
+LOG_LEVEL: Final = "io.modelcontextprotocol/logLevel"
+SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
+
+# How long a client may use a list, in milliseconds. What it may not use any more is refused at once all the same.
+FRESH: Final = 5000
+MOST_URIS: Final = 1024  # of one subscription
+LONGEST_REVISION: Final = 64  # characters
+
+_COMPLETE: Final = b'"resultType":"complete"'
+_OURS: Final = b'%b,"ttlMs":%d,"cacheScope":"private"' % (_COMPLETE, FRESH)
+_READ: Final = b'%b,"ttlMs":0,"cacheScope":"private"' % _COMPLETE
+_COMPLETE_NAMES: Final = ("resultType",)
+_READ_NAMES: Final = ("resultType", "ttlMs", "cacheScope")
+_ESCAPE: Final = b"\\u00"  # a name of ASCII can be spelled with them
+_UNUSABLE: Final = Failure(faults.INTERNAL_ERROR, "The server sent an answer that could not be used.")
+_RANKS: Final = {level: rank for rank, level in enumerate(LOG_LEVELS)}
+_NONE: Final = len(LOG_LEVELS)  # a level that no message has
+
+# Params of a retry: what the client was asked for, and the state that belongs to it.
+_INPUTS: Final = "inputResponses"
+_STATE: Final = "requestState"
+
+
+class Wanted(Struct, frozen=True):
+    """What a subscription is to tell of."""
+
+    lists: tuple[str, ...]  # members of the filter, as `toolsListChanged`
+    uris: tuple[str, ...]
+
+    @property
+    def offers(self) -> frozenset[Offered]:
+        """The lists."""
+        return frozenset(what for name in self.lists for what in _LISTS[name])
+
+
+_LISTS: Final[dict[str, tuple[Offered, ...]]] = {
+    "toolsListChanged": (Offered.TOOLS,),
+    "promptsListChanged": (Offered.PROMPTS,),
+    "resourcesListChanged": (Offered.RESOURCES, Offered.TEMPLATES),
+}
+
+
+class RequestCore(Struct, frozen=True, gc=False):
+    """One request that was let in; `level` is the rank of the least log message that its client wants."""
+
+    admission: Admission
+    capabilities: dict[str, Raw]
+    client: str
+    level: int
+
+    @property
+    def log_level(self) -> str | None:
+        """The least level of log messages that the client wants, None if it wants none."""
+        return LOG_LEVELS[self.level] if self.level < _NONE else None
+
+    def encode(self, event: Event) -> bytes | None:
+        """The wire bytes of one event; None where this client gets nothing."""
+        if isinstance(event, Result):
+            return self._completed(event.result)
+        match event:
+            case Failure():
+                return self._failed(event)
+            case Progress(params) if self.admission.token is not None:
+                token = Raw(envelope.encode(self.admission.token))
+                return envelope.notification(PROGRESS, {"progressToken": token, **params})
+            case Log(level, raw) if _RANKS.get(level, -1) >= self.level:
+                return b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (MESSAGE.encode(), bytes(raw))
+        return None
+
+    # A subscription ------------------------------------------------------------------------------------------------
+
+    def wanted(self) -> Wanted:
+        """What `subscriptions/listen` is to tell of.
+
+        Raises: InvalidParams.
+        """
+        raw = self.admission.params.get("notifications")
+        members = None if raw is None else _object(raw)
+        if raw is None or members is None:
+            raise InvalidParams("notifications must be an object with each name once")
+        try:
+            found = _FILTER.decode(raw)
+        except (ValidationError, DecodeError, UnicodeDecodeError) as exc:
+            raise InvalidParams("notifications must hold booleans, and resourceSubscriptions strings") from exc
+        uris = tuple(dict.fromkeys(found.resourceSubscriptions or ()))
+        if len(uris) > MOST_URIS:
+            raise InvalidParams(f"at most {MOST_URIS} resources can be subscribed at once")
+        return Wanted(tuple(name for name in _LISTS if getattr(found, name)), uris)
+
+    def acknowledged(self, lists: Sequence[str], uris: Sequence[str]) -> bytes:
+        """The wire of the first message: what will be told of."""
+        honored: dict[str, object] = dict.fromkeys(lists, True)
+        if uris:
+            honored["resourceSubscriptions"] = uris
+        return self._tells(ACKNOWLEDGED, {"notifications": Raw(envelope.encode(honored))})
+
+    def changed(self, what: Offered) -> bytes:
+        """The wire that says a list changed."""
+        return self._tells(CHANGED_BY[what], {})
+
+    def updated(self, uri: str) -> bytes:
+        """The wire that says a resource changed."""
+        return self._tells(RESOURCE_UPDATED, {"uri": Raw(envelope.encode(uri))})
+
+    def closed(self) -> bytes:
+        """The wire that ends the subscription from our side."""
+        return envelope.result(self.admission.id, b'{%b,"_meta":%b}' % (_COMPLETE, self._subscription()))
+
+    def _tells(self, method: str, params: dict[str, Raw]) -> bytes:
+        return envelope.notification(method, {"_meta": Raw(self._subscription()), **params})
+
+    def _subscription(self) -> bytes:
+        return envelope.encode({SUBSCRIPTION: self.admission.id})
+
+    # Answers -------------------------------------------------------------------------------------------------------
+
+    def _completed(self, raw: Raw) -> bytes:
+        """A result with what every result of this era has."""
+        method = self.admission.method
+        if method.answers is not Answers.SERVER:
+            return envelope.result_with(self.admission.id, _OURS, raw)  # ours: no such member is in it
+        more, names = (_READ, _READ_NAMES) if method.name == "resources/read" else (_COMPLETE, _COMPLETE_NAMES)
+        body = bytes(raw)
+        if _ESCAPE in body or any(name.encode() in body for name in names):
+            found = _object(raw)
+            if found is None:
+                return self._failed(_UNUSABLE)
+            raw = Raw(envelope.encode({name: value for name, value in found.items() if name not in names}))
+        return envelope.result_with(self.admission.id, more, raw)
+
+    def _failed(self, failed: Failure) -> bytes:
+        said = faults.modern(failed)
+        return envelope.error(self.admission.id, said.code, said.message, said.data)
+
+
+def admit(request: Request, values: headers.Values) -> RequestCore:
+    """Let one request in; `values` gives its headers.
+
+    Raises: MetaInvalid, HeaderMismatch, VersionUnsupported, MethodUnknown, SealBroken (a `requestState`: none is ours).
+    """
+    params = request.params or {}
+    meta = _object(params.get("_meta", Raw(b"")))
+    if meta is None:
+        raise MetaInvalid(f"_meta must be an object with {SAYS_REVISION} and {CAPABILITIES}")
+    revision = envelope.text(meta.pop(SAYS_REVISION, None))
+    capabilities = _object(meta.pop(CAPABILITIES, Raw(b"")))
+    if revision is None or len(revision) > LONGEST_REVISION:
+        raise MetaInvalid(f"_meta must say the protocol version as {SAYS_REVISION}")
+    if capabilities is None:
+        raise MetaInvalid(f"_meta must say what the client can do, as the object {CAPABILITIES}")
+    headers.check(revision, request.method, params, values)
+    if revision != MODERN:
+        raise VersionUnsupported(revision, SERVED)
+    method = MODERN_REQUESTS.get(request.method)
+    if method is None:
+        raise MethodUnknown(request.method[:128])
+    client, level, token = _client(meta.pop(CLIENT, None)), _level(meta.pop(LOG_LEVEL, None)), _token(meta)
+    if _STATE in params:
+        raise SealBroken
+    rest = {name: value for name, value in params.items() if name not in ("_meta", _INPUTS)}
+    if meta:
+        rest["_meta"] = Raw(envelope.encode(meta))
+    return RequestCore(Admission(request.id, method, rest, token), capabilities, client, level)
+
+
+class _Filter(Struct):
+    """The filter of a subscription; the names are the wire's."""
+
+    toolsListChanged: bool | None = None
+    promptsListChanged: bool | None = None
+    resourcesListChanged: bool | None = None
+    resourceSubscriptions: list[str] | None = None
+
+
+_FILTER: Final = Decoder(_Filter)
+
+
+def _object(raw: Raw) -> dict[str, Raw] | None:
+    try:
+        return envelope.members(raw)
+    except (InvalidRequest, MalformedMessage):
+        return None
+
+
+def _client(raw: Raw | None) -> str:
+    """Who the client says it is; it may say nothing."""
+    said = {} if raw is None else _object(raw)
+    if said is None:
+        raise MetaInvalid(f"{CLIENT} must be an object with each name once")
+    name, version = (envelope.text(said.get(member)) or "?" for member in ("name", "version"))
+    return f"{name[:64]}/{version[:32]}"
+
+
+def _level(raw: Raw | None) -> int:
+    if raw is None:
+        return _NONE
+    rank = _RANKS.get(envelope.text(raw) or "")
+    if rank is None:
+        raise MetaInvalid(f"{LOG_LEVEL} must be one of {', '.join(LOG_LEVELS)}")
+    return rank
+
+
+def _token(meta: dict[str, Raw]) -> int | str | None:
+    raw = meta.pop("progressToken", None)
+    token = envelope.identifier(raw)
+    if raw is not None and token is None:
+        raise MetaInvalid("progressToken must be an integer or a string")
+    return token
