@@ -259,6 +259,18 @@ class ServerBusy(UpstreamError):
         self.server = server
 
 
+class LinksTaken(UpstreamError):
+    """The server gives each session a link of its own, and as many are in use as its `max_links` allows."""
+
+    reason = "busy"
+
+    def __init__(self, server: str) -> None:
+        super().__init__(
+            f"The server '{server}' is busy: it works for as many sessions as it may. Try again in a minute."
+        )
+        self.server = server
+
+
 class CallCancelled(MuxError):
     """The client cancelled the call, or went away for good: nobody gets an answer."""
 

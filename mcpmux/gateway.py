@@ -45,7 +45,8 @@ from mcpmux.faces.oauth import WELL_KNOWN, ResourceMetadata
 from mcpmux.faces.sessions import Sessions
 from mcpmux.guardian import Guardian
 from mcpmux.identity import Verifier, development_issuer
-from mcpmux.links.pool import Pool, ServerStatus
+from mcpmux.links.pool import Pool
+from mcpmux.links.status import ServerStatus
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.fence import fenced
 from mcpmux.observe.log import logger

@@ -1,8 +1,11 @@
 """Who wants to hear what: resource subscriptions and log levels, counted over sessions.
 
-The first session that wants a resource has it subscribed upstream, the last one that loses interest ends it. A
-shared link runs at the lowest log level that any session wants. Both are asked for again whenever a link comes
-back. What one server is told waits for nobody else's answers.
+The first session that wants a resource has it subscribed upstream, the last one that loses interest ends it. A link
+that everybody's calls go through runs at the lowest log level that any session wants, a session's own at that
+session's. Both are asked for again whenever a link comes back. What one link is told waits for nobody else's answers.
+
+A resource is wanted at an address, the `LinkKey` that the session's calls go to: what a session's own link says of it
+is that session's alone.
 Source: MCP server/resources (subscriptions), server/utilities/logging; design section 3.
 """
 
@@ -18,7 +21,7 @@ from msgspec import Raw
 
 from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import MuxError, ServerUnavailable
-from mcpmux.links.changes import LinkReady, ResourceUpdated
+from mcpmux.links.changes import LinkGone, LinkReady, ResourceUpdated
 from mcpmux.links.pool import Pool
 from mcpmux.observe.log import logger
 from mcpmux.protocol.envelope import encode, text
@@ -26,7 +29,7 @@ from mcpmux.protocol.events import Failure, Opening
 from mcpmux.protocol.methods import LOG_LEVELS
 from mcpmux.protocol.upstream.attribution import OURSELVES
 
-_Resource = tuple[str, str]  # server, URI
+_Resource = tuple[LinkKey, str]  # where, URI
 _Order = tuple[str, dict[str, Raw]]  # method, params
 
 _SUBSCRIBE: Final = "resources/subscribe"
@@ -48,33 +51,33 @@ class Interest:
         self._given_up: dict[_Resource, float] = {}  # when its server was told that nobody wants it, oldest first
         self._levels: dict[str, tuple[int, frozenset[str]]] = {}  # by session
         self._votes: defaultdict[str, Counter[int]] = defaultdict(Counter)  # by server: how many want which level
-        self._told: dict[str, int] = {}
-        self._orders: dict[str, deque[_Order]] = {}  # by server, while somebody is to carry them out
-        self._due: asyncio.Queue[str] = asyncio.Queue()
+        self._told: dict[LinkKey, int] = {}
+        self._orders: dict[LinkKey, deque[_Order]] = {}  # by address, while somebody is to carry them out
+        self._due: asyncio.Queue[LinkKey] = asyncio.Queue()
 
-    def heard(self, server: str, uri: str) -> bool:
-        """Whether some session has this resource subscribed already."""
-        return (server, uri) in self._wanted
+    def heard(self, key: LinkKey, uri: str) -> bool:
+        """Whether some session has this resource subscribed there already."""
+        return (key, uri) in self._wanted
 
-    def add(self, session: str, server: str, uri: str) -> None:
+    def add(self, session: str, key: LinkKey, uri: str) -> None:
         """This session wants to hear of the resource; it is subscribed upstream."""
-        resource = (server, uri)
+        resource = (key, uri)
         if resource not in self._wanted and resource in self._given_up:
             # The server may have been told of the end of the former interest after it was asked for this one.
-            self._order(server, _SUBSCRIBE, _uri(uri))
+            self._order(key, _SUBSCRIBE, _uri(uri))
         self._wanted[resource].add(session)
         self._of[session].add(resource)
 
-    def remove(self, session: str, server: str, uri: str) -> None:
+    def remove(self, session: str, key: LinkKey, uri: str) -> None:
         """This session does not want to hear of the resource any more."""
-        resource = (server, uri)
+        resource = (key, uri)
         if resource not in self._of.get(session, ()):
             return
         self._of[session].discard(resource)
         self._wanted[resource].discard(session)
         if not self._wanted[resource]:
             del self._wanted[resource]
-            self._order(server, _UNSUBSCRIBE, _uri(uri))
+            self._order(key, _UNSUBSCRIBE, _uri(uri))
 
     def count(self, session: str) -> int:
         """How many resources one session has subscribed."""
@@ -87,11 +90,13 @@ class Interest:
         for server in chosen:
             self._votes[server][rank] += 1
         self._tell_levels(former | chosen)
+        for server in chosen:
+            self._tell_own_level(LinkKey(server, session))
 
     def drop(self, session: str) -> None:
         """The session has ended."""
-        for server, uri in list(self._of.get(session, ())):
-            self.remove(session, server, uri)
+        for key, uri in list(self._of.get(session, ())):
+            self.remove(session, key, uri)
         self._of.pop(session, None)
         self._tell_levels(self._unvote(session))
 
@@ -99,34 +104,37 @@ class Interest:
         """(session, server, uri) for every subscribed resource that changed, once for each session that wants it."""
         async for change in self._pool.changes():
             match change:
-                case ResourceUpdated(server, _, uri):
-                    for session in self._listeners(server, uri):
+                case ResourceUpdated(server, key, uri):
+                    for session in self._listeners(key, uri):
                         yield session, server, uri
-                case LinkReady(server, _):
-                    self._renew(server)
+                case LinkReady(_, key):
+                    self._renew(key)
+                case LinkGone(_, key):
+                    self._told.pop(key, None)
 
     async def run(self) -> None:
-        """Carry out what the servers are to be told, for each server in order, until cancelled."""
+        """Carry out what the servers are to be told, for each link in order, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                server = await self._due.get()
-                tasks.create_task(self._carry_out(server), name=f"interest: {server}")
+                key = await self._due.get()
+                tasks.create_task(self._carry_out(key), name=f"interest: {key.server}")
 
-    def _listeners(self, server: str, uri: str) -> set[str]:
+    def _listeners(self, key: LinkKey, uri: str) -> set[str]:
         # A server may name a part of what was subscribed (2025-11-25 server/resources: "sub-resource").
         return {
             session
             for (of, wanted), sessions in self._wanted.items()
-            if of == server and (uri == wanted or uri.startswith(wanted.rstrip("/") + "/"))
+            if of == key and (uri == wanted or uri.startswith(wanted.rstrip("/") + "/"))
             for session in sessions
         }
 
-    def _renew(self, server: str) -> None:
-        self._told.pop(server, None)
+    def _renew(self, key: LinkKey) -> None:
+        self._told.pop(key, None)
         for of, uri in list(self._wanted):
-            if of == server:
-                self._order(server, _SUBSCRIBE, _uri(uri))
-        self._tell_levels((server,))
+            if of == key:
+                self._order(key, _SUBSCRIBE, _uri(uri))
+        self._tell_levels((key.server,))
+        self._tell_own_level(key)
 
     def _unvote(self, session: str) -> frozenset[str]:
         """Take back what the session wanted of the log; the servers that it was about."""
@@ -142,33 +150,45 @@ class Interest:
 
     def _tell_levels(self, servers: Iterable[str]) -> None:
         for server in servers:
-            votes = self._votes.get(server)
-            if votes and self._told.get(server) != (lowest := min(votes)):
-                self._told[server] = lowest
-                self._order(server, _SET_LEVEL, {"level": Raw(encode(LOG_LEVELS[lowest]))})
+            if votes := self._votes.get(server):
+                for key in self._pool.common(server):
+                    self._tell_level(key, min(votes))
+
+    def _tell_own_level(self, key: LinkKey) -> None:
+        """Tell a link that is one session's alone, if it lives, what that session wants."""
+        rank, servers = self._levels.get(key.scope, (0, frozenset()))
+        if key.server in servers and self._pool.lives(key):
+            self._tell_level(key, rank)
+
+    def _tell_level(self, key: LinkKey, rank: int) -> None:
+        if self._told.get(key) != rank:
+            self._told[key] = rank
+            self._order(key, _SET_LEVEL, {"level": Raw(encode(LOG_LEVELS[rank]))})
 
     # What servers are told -----------------------------------------------------------------------------------------
 
-    def _order(self, server: str, method: str, params: dict[str, Raw]) -> None:
-        orders = self._orders.get(server)
+    def _order(self, key: LinkKey, method: str, params: dict[str, Raw]) -> None:
+        orders = self._orders.get(key)
         if orders is None:
-            orders = self._orders[server] = deque()
-            self._due.put_nowait(server)
+            orders = self._orders[key] = deque()
+            self._due.put_nowait(key)
         orders.append((method, params))
 
-    async def _carry_out(self, server: str) -> None:
-        orders = self._orders.get(server)
+    async def _carry_out(self, key: LinkKey) -> None:
+        orders = self._orders.get(key)
         try:
             while orders:
-                await self._tell(server, *orders.popleft())
+                await self._tell(key, *orders.popleft())
         finally:
-            self._orders.pop(server, None)
+            self._orders.pop(key, None)
 
-    async def _tell(self, server: str, method: str, params: dict[str, Raw]) -> None:
+    async def _tell(self, key: LinkKey, method: str, params: dict[str, Raw]) -> None:
+        if key.scope and not self._pool.lives(key):
+            return  # it is told when it is there (again); nobody's own link is started for that
         try:
             async with asyncio.timeout(UPSTREAM_LIMIT):
-                link = await self._pool.link(LinkKey(server, ""), UPSTREAM_LIMIT)
-                if method == _UNSUBSCRIBE and not self._may_end((server, text(params["uri"]) or "")):
+                link = await self._pool.link(self._pool.lasting(key), UPSTREAM_LIMIT)
+                if method == _UNSUBSCRIBE and not self._may_end((key, text(params["uri"]) or "")):
                     return
                 exchange = link.open(Opening(method, params, OURSELVES))
                 try:
@@ -183,8 +203,8 @@ class Interest:
             cause = str(exc)
         if cause is not None:
             if method == _SET_LEVEL:
-                self._told.pop(server, None)
-            self._log.warning("interest_refused", server=server, method=method, cause=cause)
+                self._told.pop(key, None)
+            self._log.warning("interest_refused", server=key.server, method=method, cause=cause)
 
     def _may_end(self, resource: _Resource) -> bool:
         """Whether still nobody wants the resource, just before its server is told so."""

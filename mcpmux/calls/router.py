@@ -25,7 +25,7 @@ from mcpmux.catalog import rewrite
 from mcpmux.catalog.names import public_uri
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, Found, View
-from mcpmux.credentials.scope import link_key
+from mcpmux.credentials.scope import LinkKey, link_key
 from mcpmux.errors import (
     CallCut,
     EndpointForbidden,
@@ -164,6 +164,10 @@ class Router:
             call.cancel("the client went away")
             raise
 
+    def leave(self, session: str) -> None:
+        """A session has ended: so do the links that were its own."""
+        self._pool.end(session)
+
     def cut(self) -> None:
         """End every call that is still in flight, because mcpmux ends."""
         for call in list(self._calls):
@@ -222,7 +226,10 @@ class Router:
     def _ended(self, call: Call) -> None:
         self._calls.discard(call)
         if call.outcome == "ok" and call.admission.method.name == "resources/subscribe" and call.server is not None:
-            self._interest.add(call.caller.session, call.server.id, call.native)
+            key = link_key(call.server, call.caller.principal.key, call.caller.session)
+            self._interest.add(call.caller.session, key, call.native)
+        if not call.caller.session:
+            self._pool.end(call.request_id)  # it was a session of its own
         self._recorder.record(call)
 
     # What we answer ourselves --------------------------------------------------------------------------------------
@@ -261,9 +268,11 @@ class Router:
         call.decision, call.server, call.native = decision, server, found.native
         call.numbers = numbers = self._metrics.server(server.id).tally
         numbers.in_flight += 1
-        if call.admission.method.answers is Answers.INTEREST and self._interested(call):
-            return
-        key = link_key(server, call.caller.principal.key, call.caller.session)
+        key = link_key(server, call.caller.principal.key, call.caller.session or call.request_id)
+        if call.admission.method.answers is Answers.INTEREST:
+            if self._interested(call, key):
+                return
+            key = self._pool.lasting(key)
         link = self._pool.ready(key)
         if link is None:
             link = await call.patiently(self._pool.link(key, min(server.timeout, RESTART_WAIT)))
@@ -317,16 +326,16 @@ class Router:
             raise _unknown(call)
         return found, call.decision
 
-    def _interested(self, call: Call) -> bool:
+    def _interested(self, call: Call, key: LinkKey) -> bool:
         """Whether a subscription could be answered without asking the server."""
-        session, server, uri = call.caller.session, call.server.id if call.server else "", call.native
+        session, uri = call.caller.session, call.native
         if call.admission.method.name == "resources/unsubscribe":
-            self._interest.remove(session, server, uri)
+            self._interest.remove(session, key, uri)
             call.answer(EMPTY)
             return True
         if self._interest.count(session) >= MAX_WANTED:
             raise InvalidParams(f"at most {MAX_WANTED} resources can be subscribed in one session")
-        if self._interest.heard(server, uri):
+        if self._interest.heard(key, uri):
             call.answer(EMPTY)
             return True
         return False

@@ -203,7 +203,7 @@ class Offers:
         if seat is None:
             return
         match change:
-            case LinkReady():
+            case LinkReady() if change.key == seat.key:
                 seat.greeted()
                 self._want(seat, Offered)
             case OfferChanged() if not seat.awaits_link:

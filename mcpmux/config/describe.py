@@ -19,6 +19,7 @@ from mcpmux.config.schema import (
     BYTES_PATTERN,
     DATA_DIR,
     ID_PATTERN,
+    ISOLATIONS_OF_FIELD,
     SECONDS_PATTERN,
     Gateway,
     Section,
@@ -37,7 +38,7 @@ _REFERENCE: Final = r"\$\{(env|file):[^{}]+\}"
 def json_schema() -> dict[str, Json]:
     """The schema as a JSON value (draft 2020-12)."""
     server = _section(ServerSection)
-    server["allOf"] = [_transports()]
+    server["allOf"] = [_transports(), *_isolations()]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mcpmux servers.yaml",
@@ -135,6 +136,16 @@ def _transports() -> dict[str, Json]:
             "then": {"required": ["command"], "properties": {"url": False, "headers": False}},
         },
     }
+
+
+def _isolations() -> list[Json]:
+    """What only some isolations may have; a reference may come out as any."""
+    rules: list[Json] = []
+    for name, isolations in ISOLATIONS_OF_FIELD.items():
+        fits: Json = {"anyOf": [{"enum": list(isolations)}, {"type": "string", "pattern": _REFERENCE}]}
+        given: dict[str, Json] = {"required": ["isolation"], "properties": {"isolation": fits}}
+        rules.append({"if": given, "else": {"properties": {name: False}}})
+    return rules
 
 
 def _plain(value: object) -> Json:

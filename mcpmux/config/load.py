@@ -28,6 +28,7 @@ from mcpmux.config.schema import (
     DATA_DIR,
     ID_PATTERN,
     ISOLATIONS_BUILT,
+    ISOLATIONS_OF_FIELD,
     Gateway,
     Overrides,
     Section,
@@ -210,6 +211,7 @@ def _server(id_: str, entry: Entry, where: str, walk: Walk) -> Server | None:
     section = _built(values, ServerSection)
     _check_transport(section, where, walk)
     _check_headers(section, where, walk)
+    _check_isolation(section, where, walk)
     reasons = [reason.removeprefix(f"{where}.") for reason in walk.reasons]
     if section.isolation not in ISOLATIONS_BUILT:
         reasons.insert(0, f"isolation '{section.isolation}' is not built yet")
@@ -237,6 +239,16 @@ def _check_transport(section: ServerSection, where: str, walk: Walk) -> None:
         if walk.given(f"{where}.{name}"):
             others = "http or sse" if stdio else "stdio"
             walk.complain(f"{where}.{name}", f"not for transport {section.transport}, expected only with {others}")
+
+
+def _check_isolation(section: ServerSection, where: str, walk: Walk) -> None:
+    """What only some isolations have."""
+    if f"{where}.isolation" in walk.unusable:
+        return
+    for name, isolations in ISOLATIONS_OF_FIELD.items():
+        if section.isolation not in isolations and walk.given(f"{where}.{name}"):
+            others = " or ".join(isolations)
+            walk.complain(f"{where}.{name}", f"not for isolation {section.isolation}, expected only with {others}")
 
 
 def _said(where: str, walk: Walk) -> bool:

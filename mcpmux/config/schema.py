@@ -48,7 +48,10 @@ TAG_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}$"
 DATA_DIR: Final = "${env:MCPMUX_DATA_DIR:-./data}"
 
 Isolation = Literal["shared", "pooled", "tenant", "user", "session"]
-ISOLATIONS_BUILT: Final[frozenset[str]] = frozenset({"shared"})
+ISOLATIONS_BUILT: Final[frozenset[str]] = frozenset({"shared", "pooled", "session"})
+_OWN: Final = ("tenant", "user", "session")
+ISOLATIONS_OF_FIELD: Final[Mapping[str, tuple[str, ...]]] = {"links": ("pooled",), "max_links": _OWN, "idle": _OWN}
+"""The fields of a server that only some isolations have."""
 
 # `unit` tells check.py how to read the text; the numbers themselves are plain bytes and seconds. `form` names the
 # function of forms.py that a text must satisfy.
@@ -232,12 +235,25 @@ class ServerSection(Section, frozen=True, kw_only=True):
     cwd: Annotated[Path | None, _said("Working directory of the child. Default: <data_dir>/servers/<id>/ (stdio).")] = (
         None
     )
-    isolation: Annotated[Isolation, _said("Who may share one connection to this server.")] = "shared"
-    links: Annotated[int, Meta(ge=1, le=256), _said("How many connections a pooled server has.")] = 4
+    isolation: Annotated[
+        Isolation,
+        _said("Who may share a connection: shared: everybody; pooled: one call at a time; session: one session."),
+    ] = "shared"
+    links: Annotated[
+        int, Meta(ge=1, le=256), _said("How many warm connections there are, each for one call at a time (pooled).")
+    ] = 4
+    max_links: Annotated[
+        int, Meta(ge=1, le=10_000), _said("Most connections at a time; one that is not in use gives way (session).")
+    ] = 64
+    idle: Annotated[Seconds, Meta(ge=1, le=7 * 86400), _said("A connection unused for this long ends (session).")] = (
+        600.0
+    )
     timeout: Annotated[Seconds, Meta(gt=0, le=86400), _said("A call that takes longer is cancelled, such as 60s.")] = (
         60.0
     )
-    concurrency: Annotated[int, Meta(ge=1, le=10_000), _said("Calls in flight at once.")] = 32
+    concurrency: Annotated[
+        int, Meta(ge=1, le=10_000), _said("Calls in flight at once on one connection (shared, session).")
+    ] = 32
     tools: Annotated[ToolRules, _said("Which of its tools exist at all.")] = field(default_factory=ToolRules)
     tags: Annotated[tuple[Tag, ...], _said("Words to find it by.")] = ()
 
@@ -247,8 +263,8 @@ class Server(ServerSection, frozen=True, kw_only=True):
 
     Two Servers are equal when nothing at all changed. `section` is equal when the *link* may stay: it is the
     canonical bytes of what the connection is made of (transport, command, url, headers, env, cwd, isolation, links),
-    secrets included, so it goes into keyed digests and never into a log. A new title, timeout, concurrency, tag or
-    tool rule leaves it as it was.
+    secrets included, so it goes into keyed digests and never into a log. A new title, timeout, concurrency, max_links,
+    idle, tag or tool rule leaves it as it was.
     """
 
     id: str

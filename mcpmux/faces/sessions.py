@@ -246,6 +246,7 @@ class Sessions:
                 session.abandon(stream, reason)
         session.inbox.close()
         self._interest.drop(session.id)
+        self._router.leave(session.id)
         self._metrics.session_closed(session.transport)
 
     def drain(self) -> None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Final
 
 from mcpmux.errors import ServerBusy
 
 
 class Bulkhead:
-    """The seats of one server. `taken` counts those kept for somebody who is about to wake as well."""
+    """The seats of one link. `taken` counts those kept for somebody who is about to wake as well."""
 
-    __slots__ = ("_due", "_line", "_server", "_timer", "seats", "taken")
+    __slots__ = ("_due", "_line", "_server", "_timer", "lent", "seats", "taken")
 
     def __init__(self, server: str, seats: int) -> None:
+        self.lent: Final = False
         self._server = server
         self._line: deque[tuple[float, asyncio.Future[None]]] = deque()  # until when, and who is to be woken
         self._timer: asyncio.TimerHandle | None = None

@@ -23,8 +23,9 @@ from mcpmux.errors import (
     UpstreamError,
     UpstreamRefused,
 )
-from mcpmux.links.bulkhead import Bulkhead
 from mcpmux.links.exchange import Exchange
+from mcpmux.links.hold import Hold
+from mcpmux.links.seats import Seats
 from mcpmux.links.throttle import Throttle
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import ServerMetrics
@@ -70,15 +71,15 @@ class Link:
     """One connection; see the module."""
 
     __slots__ = (
-        "_changed", "_core", "_greeted", "_seats", "_throttle", "_transport", "doubted", "draining", "greeting",
-        "heard", "key", "loop", "lost", "metrics", "pongs", "refused", "stirred", "unanswered",
+        "_changed", "_core", "_greeted", "_hold", "_seats", "_throttle", "_transport", "doubted", "draining",
+        "greeting", "heard", "key", "loop", "lost", "metrics", "pongs", "refused", "replaced", "stirred", "unanswered",
     )  # fmt: skip
 
     def __init__(
         self,
         key: LinkKey,
         core: LinkCore[Exchange],
-        seats: Bulkhead,
+        seats: Seats,
         metrics: ServerMetrics,
         changed: Callable[[Changed | Updated | None], None],
     ) -> None:
@@ -88,6 +89,7 @@ class Link:
         self.greeting: Greeting | None = None
         self.lost: str | None = None
         self.refused = False  # it ended because the server does not want us
+        self.replaced = False  # it ended because we want another in its place; the server did nothing wrong
         self.heard = self.loop.time()  # when it last said anything
         self.unanswered = 0  # calls given up since then
         self.pongs = False  # it has answered a ping
@@ -96,6 +98,7 @@ class Link:
         self.stirred = asyncio.Event()  # lost, unanswered, or drained: its owner should look
         self._core = core
         self._seats = seats
+        self._hold: Hold | None = None
         self._changed = changed
         self._transport: Transport | None = None
         self._greeted: asyncio.Future[Greeted] | None = None
@@ -183,6 +186,7 @@ class Link:
             self._greeted.set_exception(LinkFailed(problem, refused=refused))
         for exchange in self._core.lose():
             exchange.put_error(error or LinkLost(self.key.server))
+        self._settle()
         self._throttle.close()
         self.stirred.set()
 
@@ -242,13 +246,17 @@ class Link:
             self.stirred.set()
 
     def abandon(self, exchange: Exchange, reason: str) -> None:
-        """The exchange was given up by our side: tell the server."""
+        """The exchange was given up by our side: tell the server. A lent link waits for what the server makes of it."""
         now = self.loop.time()
         wire = self._core.cancel(exchange.id, reason, now)
-        self.closed(exchange)
         if self._transport is None or self.lost is not None:
+            self.closed(exchange)
             return
-        self._transport.forget(exchange.id)
+        if self._seats.lent and exchange.seated and wire is not None:
+            self._hold = Hold(exchange, self._replace)
+        else:
+            self.closed(exchange)
+            self._transport.forget(exchange.id)
         if wire is not None:
             self._transport.send(wire, None)
         if self.heard < exchange.opened <= now - NO_ANSWER_AFTER:
@@ -286,9 +294,25 @@ class Link:
     def _strayed(self, stray: Stray) -> None:
         self.metrics.message_stray(stray.reason)
         if stray.reason == _USUAL:
+            if not self._core.ghosts:
+                self._settle()
             log.debug("message_strayed", server=self.key.server, reason=stray.reason, text=stray.text)
         elif self._throttle.passes():
             log.info("message_strayed", server=self.key.server, reason=stray.reason, text=stray.text)
+
+    def _settle(self) -> None:
+        """The server is done with the call that held this link, or gone."""
+        hold, self._hold = self._hold, None
+        if hold is None:
+            return
+        exchange = hold.end()
+        if self._transport is not None:
+            self._transport.forget(exchange.id)
+        self.closed(exchange)
+
+    def _replace(self) -> None:
+        self.replaced = True
+        self.end("it had not answered a cancelled call, and may still be at work on it")
 
     def _say_held_back(self, count: int) -> None:
         log.warning("messages_unlogged", server=self.key.server, count=count)

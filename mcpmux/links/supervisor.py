@@ -1,8 +1,9 @@
-"""Supervisor: one server's one life after another: start, watch, end, pause, start again.
+"""Supervisor: one link's one life after another: start, watch, end, pause, start again.
 
-One task, `run()`, owns the link and whatever carries it; leaving the transport's context ends the process or session.
-What decides is pure (`states.py`, `backoff.py`); this file carries it out. Each attempt is fenced: whatever goes wrong
-with one server is logged and counted, and is at most another failed attempt of that server.
+A shared server has one, others have several (`fleet.py`). One task, `run()`, owns the link and whatever carries it;
+leaving the transport's context ends the process or session. What decides is pure (`states.py`, `backoff.py`); this file
+carries it out. Each attempt is fenced: whatever goes wrong with one link is logged and counted, and is at most another
+failed attempt of that link.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import LinkKey
-from mcpmux.errors import LinkFailed, ServerEnded
+from mcpmux.errors import LinkFailed, ServerEnded, ServerUnavailable
 from mcpmux.links import health, process, sse, states, stdio, streamable
 from mcpmux.links.backoff import Backoff, Retry
-from mcpmux.links.bulkhead import Bulkhead
 from mcpmux.links.exchange import Exchange
 from mcpmux.links.link import Link, Transport
+from mcpmux.links.seats import Seats
 from mcpmux.links.starts import Starts
 from mcpmux.links.states import Happened, State
 from mcpmux.links.surroundings import Surroundings
@@ -37,35 +38,45 @@ INSTALL_LIMIT: Final = 180.0  # the same for npx and uvx, which may have to fetc
 log = logger("links")
 
 
+class Owner(Protocol):
+    """Who made a supervisor, and is told what becomes of its link."""
+
+    def moved(self, supervisor: Supervisor) -> None:
+        """It is in another state, or in the same one once more."""
+
+    def noticed(self, supervisor: Supervisor, what: Changed | Updated | None) -> None:
+        """Its server said that something has changed; None: the session was made anew on the same link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fittings:
+    """What every supervisor of one pool is given."""
+
+    ground: Surroundings
+    starts: Starts
+
+
 class Supervisor:
-    """The owner of one server's link, for one version of its config."""
+    """The owner of the link behind one `LinkKey`, for one version of its server's config."""
 
     __slots__ = (
-        "_backoff", "_drain_until", "_ground", "_link", "_moved", "_next_try", "_noticed", "_retiring", "_starts",
-        "_task", "_turn", "attempts", "bulkhead", "key", "reason", "server", "since", "state", "stumbled", "wanted",
+        "_backoff", "_drain_until", "_ground", "_link", "_next_try", "_owner", "_retiring", "_starts", "_task",
+        "_turn", "attempts", "key", "reason", "seats", "server", "since", "state", "stumbled", "wanted",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        server: Server,
-        ground: Surroundings,
-        starts: Starts,
-        moved: Callable[[Supervisor], None],
-        noticed: Callable[[Supervisor, Changed | Updated | None], None],
-    ) -> None:
+    def __init__(self, key: LinkKey, server: Server, seats: Seats, fittings: Fittings, owner: Owner) -> None:
+        self.key = key
         self.server = server
-        self.key = LinkKey(server.id)
+        self.seats = seats
         self.state = states.initial(enabled=server.enabled, unconfigured=server.unconfigured)
         self.reason = server.why_unconfigured if self.state is State.UNCONFIGURED else None
         self.since = time.time()
         self.attempts = 0  # links begun
         self.stumbled = False  # an attempt has ended
         self.wanted = False  # a call waits for it
-        self.bulkhead = Bulkhead(server.id, server.concurrency)
-        self._ground = ground
-        self._starts = starts
-        self._moved = moved
-        self._noticed = noticed
+        self._ground = fittings.ground
+        self._starts = fittings.starts
+        self._owner = owner
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._backoff = Backoff()
@@ -101,23 +112,32 @@ class Supervisor:
         left = self._next_try - asyncio.get_running_loop().time()
         return left if left > 0 else None
 
+    @property
+    def restarts(self) -> int:
+        """How many links were started in the place of a former one."""
+        return max(0, self.attempts - 1)
+
     async def turned(self, until: float) -> None:
-        """Return at the next change of state. `until`: loop time. Raises: TimeoutError."""
-        async with asyncio.timeout_at(until):
-            await self._turn.wait()
+        """Return at the next change of state. `until`: loop time.
+
+        Raises: ServerUnavailable when waiting is of no use, or was not in time.
+        """
+        if not self.hopeful:
+            raise ServerUnavailable(self.server.id, self.retry_after)
+        self.wanted = True
+        try:
+            async with asyncio.timeout_at(until):
+                await self._turn.wait()
+        except TimeoutError:
+            raise ServerUnavailable(self.server.id, self.retry_after) from None
 
     def begin(self, tasks: asyncio.TaskGroup, ended: Callable[[], None]) -> None:
-        """Start the one task; `ended` is called when nothing of this server runs any more."""
+        """Start the one task; `ended` is called when nothing of this link runs any more."""
         self._task = tasks.create_task(self.run(), name=f"server {self.server.id}")
         self._task.add_done_callback(lambda _: ended())
 
-    def update(self, server: Server) -> None:
-        """Take over a config that leaves the link as it is."""
-        self.server = server
-        self.bulkhead.resize(server.concurrency)
-
     def turn(self) -> None:
-        """Let everybody look again who waits for this server."""
+        """Let everybody look again who waits for this link."""
         turned, self._turn = self._turn, asyncio.Event()
         turned.set()
 
@@ -155,8 +175,7 @@ class Supervisor:
         metrics = self._ground.metrics.server(self.server.id)
         if self.attempts > 1:
             metrics.link_restarted()
-        core = LinkCore[Exchange](streamed=self.server.transport == "http", version=self._ground.version)
-        life = _Life(Link(self.key, core, self.bulkhead, metrics, lambda what: self._noticed(self, what)))
+        life = _Life(Link(self.key, self._core(), self.seats, metrics, lambda what: self._owner.noticed(self, what)))
         try:
             await self._live(life)
         except LinkFailed as exc:
@@ -169,6 +188,13 @@ class Supervisor:
             life.link.end("it was ended by mcpmux")
             self._link = None
         return self._conclude(life)
+
+    def _core(self) -> LinkCore[Exchange]:
+        return LinkCore(
+            streamed=self.server.transport == "http",
+            version=self._ground.version,
+            lent=self.seats.lent,
+        )
 
     async def _live(self, life: _Life) -> None:
         """Start, greet, watch, drain; on return nothing of the link is left."""
@@ -241,6 +267,9 @@ class Supervisor:
         problem = life.link.lost or ""
         if life.transport is not None:
             problem = life.transport.describe(problem)
+        if life.link.replaced and not self._retiring:
+            log.info("link_replaced", server=self.server.id, reason=problem)
+            return Retry(0.0, failed=False)
         retry = self._backoff.after(
             now - life.ready_at if life.ready_at is not None else 0.0,
             refused=life.link.refused,
@@ -269,7 +298,7 @@ class Supervisor:
         if self.state is not before:
             self.since = time.time()
         self.turn()
-        self._moved(self)
+        self._owner.moved(self)
 
 
 @dataclass(slots=True)

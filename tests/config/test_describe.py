@@ -19,6 +19,13 @@ AGAIN = 'python -c "import sys; from mcpmux.config.describe import schema_text; 
 TEXTS = [
     "gateway:\nservers:\n",
     "servers: {a: {command: [x], timeout: 60, links: 2, isolation: pooled}}",
+    "servers: {a: {command: [x], isolation: session, max_links: 8, idle: 10m}}",
+    "servers: {a: {command: [x], isolation: user, max_links: 8, idle: 600}}",
+    "servers: {a: {command: [x], isolation: '${env:I:-pooled}', links: 2}}",
+    "servers: {a: {command: [x], isolation: pooled, idle: 10m}}",
+    "servers: {a: {command: [x], isolation: session, links: 2}}",
+    "servers: {a: {command: [x], max_links: 2}}",
+    "servers: {a: {command: [x], isolation: pooled, links: 0}}",
     "servers: {a: {command: [x], timeout: 1.5h, concurrency: '${env:N:-3}', enabled: '${env:ON:-true}'}}",
     "servers: {a: {transport: '${env:T:-stdio}', command: [x]}}",
     "servers: {a: {transport: sse, url: 'http://x/', headers: {}, tags: [], tools: {allow: [], deny: ['*']}}}",

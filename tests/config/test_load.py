@@ -199,11 +199,27 @@ def test_a_secret_file_that_cannot_be_used_says_why(tmp_path: Path, kind: str) -
     assert one.reason.startswith(f"env.T: the file {path} cannot be used (")
 
 
-@pytest.mark.parametrize("isolation", ["pooled", "tenant", "user", "session"])
+@pytest.mark.parametrize("isolation", ["tenant", "user"])
 def test_an_isolation_that_is_not_built_is_never_silently_shared(tmp_path: Path, isolation: str) -> None:
     one = server_of(tmp_path, f"command: [x], isolation: {isolation}")
     assert one.unconfigured
     assert one.why_unconfigured == f"isolation '{isolation}' is not built yet"
+
+
+def test_what_is_built_says_how_many_links_there_are(tmp_path: Path) -> None:
+    pooled = server_of(tmp_path, "command: [x], isolation: pooled, links: 2")
+    assert (pooled.unconfigured, pooled.links) == (False, 2)
+    apart = server_of(tmp_path, "command: [x], isolation: session, max_links: 8, idle: 5m")
+    assert (apart.unconfigured, apart.max_links, apart.idle) == (False, 8, 300.0)
+    usual = server_of(tmp_path, "command: [x], isolation: session")
+    assert (usual.links, usual.max_links, usual.idle) == (4, 64, 600.0)
+
+
+def test_the_link_stays_when_only_the_bounds_of_links_change(tmp_path: Path) -> None:
+    one = server_of(tmp_path, "command: [x], isolation: session")
+    assert server_of(tmp_path, "command: [x], isolation: session, max_links: 8, idle: 5m").section == one.section
+    pool = server_of(tmp_path, "command: [x], isolation: pooled")
+    assert server_of(tmp_path, "command: [x], isolation: pooled, links: 8").section != pool.section
 
 
 def test_an_unset_reference_under_gateway_is_an_error(tmp_path: Path) -> None:

@@ -73,10 +73,16 @@ def test_they_start_once_the_variables_are_set(complete: Snapshot) -> None:
 
 
 def test_what_needs_an_isolation_that_is_not_built_is_off_and_never_shared(complete: Snapshot) -> None:
-    kept_apart = {id_ for id_, server in complete.servers.items() if server.isolation != "shared"}
-    assert {"playwright", "ms365", "google-workspace"} <= kept_apart
+    kept_apart = {id_ for id_, server in complete.servers.items() if server.isolation in ("user", "tenant")}
+    assert {"ms365", "google-workspace"} <= kept_apart
     assert not any(complete.servers[id_].enabled for id_ in kept_apart)
     assert all(complete.servers[id_].unconfigured for id_ in kept_apart)
+
+
+def test_a_browser_is_one_session_s_alone(complete: Snapshot) -> None:
+    for name in ("playwright", "chrome-devtools"):
+        assert complete.servers[name].isolation == "session"
+        assert not complete.servers[name].unconfigured
 
 
 def test_only_what_needs_no_credentials_or_is_kept_apart_is_off(complete: Snapshot) -> None:

@@ -12,10 +12,27 @@ from mcpmux.seal import Secret
 
 def test_all_callers_of_a_shared_server_share_one_link() -> None:
     server = Server(id="github")
-    assert link_key(server, "ana", "session-1") == link_key(server, "ben", None) == LinkKey("github")
+    assert link_key(server, "ana", "session-1") == link_key(server, "ben", "") == LinkKey("github")
 
 
-@pytest.mark.parametrize("isolation", ["pooled", "tenant", "user", "session"])
+def test_all_callers_of_a_pooled_server_share_its_links() -> None:
+    server = Server(id="github", isolation="pooled")
+    assert link_key(server, "ana", "session-1") == link_key(server, "ben", "") == LinkKey("github")
+
+
+def test_each_session_has_a_link_of_its_own_whoever_the_caller_is() -> None:
+    server = Server(id="browser", isolation="session")
+    assert link_key(server, "ana", "session-1") == link_key(server, "ana", "session-1")
+    assert link_key(server, "ana", "session-1") == LinkKey("browser", "session-1")
+    assert link_key(server, "ana", "session-1") != link_key(server, "ana", "session-2")
+
+
+def test_nobody_without_a_session_ends_up_on_the_link_that_lists() -> None:
+    with pytest.raises(ServerUnavailable):
+        link_key(Server(id="browser", isolation="session"), "ana", "")
+
+
+@pytest.mark.parametrize("isolation", ["tenant", "user"])
 def test_an_isolation_that_is_not_built_never_shares_a_link(isolation: str) -> None:
     server = Server(id="github", isolation=isolation)  # type: ignore[arg-type]
     with pytest.raises(ServerUnavailable):

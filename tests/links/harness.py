@@ -44,8 +44,14 @@ def faulty(mode: str, *arguments: str, **fields: object) -> Server:
 
 def with_section(server: Server) -> Server:
     """As the config room does: the section is what the link is made of."""
-    parts = (server.transport, server.command, server.url, str(server.cwd), dict(server.env), dict(server.headers))
+    parts = (server.transport, server.command, server.url, str(server.cwd), dict(server.env), dict(server.headers),
+             server.isolation, server.links)  # fmt: skip
     return msgspec.structs.replace(server, section=repr(parts).encode())
+
+
+def pids(pool: Pool) -> list[int]:
+    """The processes of all links of the first server."""
+    return [link.pid for link in pool.status()[0].links if link.pid is not None]
 
 
 def of(*servers: Server) -> dict[str, Server]:

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from counter import Counter, Json, Refusal, note, parser, said
+from counter import Counter, Gate, Json, Refusal, Steps, note, parser, said
 
 
 class SilentStart(Counter):
@@ -35,6 +35,20 @@ class SilentCall(Counter):
     def call(self, id_: object, params: Json) -> None:
         if self.options.gate:
             note(f"{self.options.gate}.entered", str(id_))
+
+
+class Heedless(Counter):
+    """Works on after a call was cancelled, logs what it does, and answers all the same."""
+
+    def cancelled(self, id_: object) -> None:
+        waiting = self.gated.get(id_)
+        if waiting is not None:
+            note(f"{waiting[1]}.cancelled", str(id_))
+
+    def tool_slow(self, gate: str) -> Steps:
+        yield Gate(gate)
+        self.notify("notifications/message", {"level": "error", "data": f"still at work behind {gate}"})
+        return said(f"{gate} is open")
 
 
 class SilentList(Counter):

@@ -55,15 +55,17 @@ class LinkCore(Generic[T]):
     """One legacy link; `T` is what the shell wants to be told whose a message is. See the module for its life.
 
     `streamed`: answers and what belongs to them come on a stream per request, named in `receive()` by the request's
-    id. Otherwise everything comes on one stream, and `receive()` gets None.
+    id. Otherwise everything comes on one stream, and `receive()` gets None. `lent`: the link is one call's alone until
+    the server has answered it, so whatever comes meanwhile belongs to that call.
     """
 
-    __slots__ = ("_callers", "_checks", "_flights", "_greeting_id", "_next", "_offer", "_streamed", "_unasked",
-                 "_version", "greeting")  # fmt: skip
+    __slots__ = ("_callers", "_checks", "_flights", "_greeting_id", "_lent", "_next", "_offer", "_streamed",
+                 "_unasked", "_version", "greeting")  # fmt: skip
 
-    def __init__(self, *, streamed: bool, version: str) -> None:
+    def __init__(self, *, streamed: bool, version: str, lent: bool = False) -> None:
         self.greeting: Greeting | None = None
         self._streamed = streamed
+        self._lent = lent
         self._version = version
         self._flights: dict[int, _Flight[T]] = {}
         self._checks: dict[int, T] = {}  # pings, which cause no messages and so disturb no attribution
@@ -288,7 +290,8 @@ class LinkCore(Generic[T]):
         if len(self._flights) != 1:
             return None
         flight = next(iter(self._flights.values()))
-        return flight if flight.caller == OURSELVES or self._callers.alone(flight.caller, now) else None
+        certain = self._lent or flight.caller == OURSELVES or self._callers.alone(flight.caller, now)
+        return flight if certain else None
 
     # Wreckage --------------------------------------------------------------------------------------------------
 
