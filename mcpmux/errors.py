@@ -483,6 +483,76 @@ class StreamTaken(HttpRefused):
         super().__init__("Conflict: this session already has an event stream")
 
 
+# Carrying messages for a client on pipes (`mcpmux stdio`) --------------------------------------------------------
+
+
+class BridgeFailed(MuxError):
+    """`mcpmux stdio` got no answer for its client's request; the text says what helps."""
+
+    reason = "bridge_failed"
+
+
+class EndpointUnreachable(BridgeFailed):
+    """There is no connection, so nothing was done. `problem` is words of ours."""
+
+    reason = "unreachable"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"mcpmux cannot be reached: {problem}")
+
+
+class EndpointRefused(BridgeFailed):
+    """An HTTP status that is no answer; `retry_after` in seconds, where one was told."""
+
+    reason = "refused"
+
+    def __init__(self, status: int, retry_after: float | None = None) -> None:
+        later = f"try again in {retry_after:g} s" if retry_after else "try again in a moment"
+        said = {
+            401: "mcpmux refused the access token: renew it where MCPMUX_TOKEN or --token-file has it",
+            403: "mcpmux does not let you use this endpoint (HTTP status 403)",
+            404: "There is no MCP endpoint at this address (HTTP status 404): look at --url",
+            413: "The message is larger than mcpmux takes (limits.body)",
+            429: f"mcpmux has too much to do for you: {later}",
+            503: f"mcpmux is shutting down or busy: {later}",
+        }
+        if 300 <= status < 400:
+            text = f"The address redirects (HTTP status {status}): give --url the one that is meant"
+        elif status >= 500:
+            text = f"mcpmux failed (HTTP status {status}): {later}"
+        else:
+            text = f"mcpmux refused the message (HTTP status {status})"
+        super().__init__(said.get(status, text))
+        self.status = status
+
+
+class AnswerLost(BridgeFailed):
+    """The connection ended before the answer, so nobody knows what was done."""
+
+    reason = "answer_lost"
+
+    def __init__(self) -> None:
+        super().__init__("The connection to mcpmux was lost before the answer: it may or may not have been carried out")
+
+
+class AnswerBroken(BridgeFailed):
+    """What came back is no answer."""
+
+    reason = "answer_broken"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"mcpmux gave no usable answer: {problem}")
+
+
+class SessionNotRenewed(BridgeFailed):
+    """The session is gone, and the endpoint made none that the client could go on with."""
+
+    reason = "session_lost"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The session with mcpmux was lost and could not be made anew: {problem}")
+
+
 # Sealed things, configuration, storage -------------------------------------------------------------------------
 
 

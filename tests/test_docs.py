@@ -88,7 +88,7 @@ def test_the_readme_names_every_metric() -> None:
         assert f"`{shown}`" in README, shown
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "status", "doctor", "migrate", "token", "access"])
+@pytest.mark.parametrize("command", ["serve", "check", "status", "doctor", "migrate", "token", "access", "stdio"])
 def test_the_readme_has_every_command(command: str) -> None:
     said = subprocess.run([program(), "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
     assert re.search(rf"^    {command}\b", said, re.MULTILINE)

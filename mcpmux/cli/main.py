@@ -69,13 +69,13 @@ def _run(words: Sequence[str]) -> int:
 
 def parser() -> ArgumentParser:
     """The whole command line: every command with its options."""
-    from mcpmux.cli import access, doctor, operate, serve
+    from mcpmux.cli import access, doctor, operate, serve, stdio
     from mcpmux.cli.command import Parser, Version
 
     whole = Parser(prog="mcpmux", description="One endpoint for every MCP server, every call authorized.")
     whole.add_argument("--version", action=Version, nargs=0, help="say which version this is")
     subparsers = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (serve, operate, doctor, access):
+    for module in (serve, operate, doctor, access, stdio):
         module.add(subparsers)
     return whole
 
