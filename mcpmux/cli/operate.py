@@ -151,11 +151,17 @@ class _Config(msgspec.Struct, frozen=True):
     restart_needed: bool
 
 
+class _Link(msgspec.Struct, frozen=True):
+    state: str
+
+
 class _Server(msgspec.Struct, frozen=True):
     id: str
     state: str
+    isolation: str
     reason: str | None
     tools: int | None
+    links: list[_Link]
 
 
 class _Status(msgspec.Struct, frozen=True):
@@ -176,7 +182,7 @@ def _status_lines(told: _Status) -> list[str]:
     lines = [
         f"mcpmux {told.version} at {told.url}, {told.phase}, up {_span(told.uptime)}",
         f"{told.sessions} sessions, {told.calls} calls in flight",
-        *table((server.id, server.state, _tools(server), server.reason or "") for server in told.servers),
+        *table((server.id, server.state, _tools(server), _links(server), server.reason or "") for server in told.servers),
         _counted([server.state for server in told.servers]),
     ]
     if not told.config.ok:
@@ -191,6 +197,11 @@ def _status_lines(told: _Status) -> list[str]:
 
 def _tools(server: _Server) -> str:
     return "" if server.tools is None else f"{server.tools} tools"
+
+
+def _links(server: _Server) -> str:
+    """`4 links` of a server that does not have just one for everybody."""
+    return "" if server.isolation == "shared" or not server.links else f"{len(server.links)} links"
 
 
 def _span(length: float) -> str:
