@@ -10,9 +10,11 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from aiohttp import web
 
 from mcpmux.config.bearer import Bearer
 from mcpmux.errors import NotRunning
@@ -21,6 +23,7 @@ from mcpmux.faces.stdio import bridged
 from mcpmux.outbound import Outbound
 from mcpmux.seal import Secret
 from tests.faces.client import Json, greeting, notification, request
+from tests.links.servers.http_server import listening
 
 WAIT = 5.0
 META = {
@@ -113,6 +116,15 @@ async def desk(
                 async with asyncio.timeout(WAIT):
                     await asyncio.wait({running})
     os.close(theirs[0])
+
+
+@asynccontextmanager
+async def serving(handle: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """The address of an endpoint that is one function."""
+    application = web.Application()
+    application.router.add_route("*", "/mcp", handle)
+    async with listening(application, asyncio.Event(), 0) as base:
+        yield f"{base}/mcp"
 
 
 def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 from aiohttp import web
 
 from tests.faces.client import notification, request
-from tests.faces.stdio_client import META, WAIT, at, desk, modern
+from tests.faces.stdio_client import META, WAIT, at, desk, modern, serving
 from tests.links.servers.http_server import Json, StreamableServer, begun, reply, say, streamable_server
 
 CALL = {"name": "slow", "arguments": {}}
@@ -59,7 +58,7 @@ async def test_bytes_go_up_and_come_down_as_they_are() -> None:
         bodies.append(await http.read())
         return web.Response(body=answer.replace(b", ", b",\r\n"), content_type="application/json")
 
-    async with plain(handle) as url, desk(url) as client:
+    async with serving(handle) as url, desk(url) as client:
         line = b'{"id":"\\u0078", "jsonrpc":"2.0","method":"tools/list","params":{"z":1,"a":[ ]}}'
         client.say(line + b"\r")
         assert await client.line() == answer.replace(b", ", b",  ") + b"\n"
@@ -230,7 +229,7 @@ async def test_cancelling_a_modern_request_closes_its_response_and_says_nothing_
             closed.set()
         return stream
 
-    async with plain(handle) as url, desk(url) as client:
+    async with serving(handle) as url, desk(url) as client:
         client.say(modern("tools/call", CALL, 3))
         assert await client.hear() == PROGRESS
         client.say(notification("notifications/cancelled", {"requestId": 3, "_meta": META}))
@@ -341,7 +340,7 @@ async def test_a_request_is_repeated_only_where_that_does_no_harm() -> None:
             return web.Response()
         return web.json_response(reply(message, {}))
 
-    async with plain(handle) as url, desk(url) as client:
+    async with serving(handle) as url, desk(url) as client:
         assert "result" in await client.ask("tools/list")
         assert "error" in await client.ask("tools/call", CALL)
         assert calls == ["tools/list", "tools/list", "tools/call"]
@@ -349,24 +348,3 @@ async def test_a_request_is_repeated_only_where_that_does_no_harm() -> None:
 
 async def _page() -> web.StreamResponse:
     return web.Response(text="<html>", content_type="text/html")
-
-
-def plain(handle: object) -> object:
-    """An endpoint that is one function."""
-    from contextlib import asynccontextmanager
-
-    from tests.links.servers.http_server import listening
-
-    @asynccontextmanager
-    async def opened():  # type: ignore[no-untyped-def]
-        application = web.Application()
-        application.router.add_route("*", "/mcp", handle)  # type: ignore[arg-type]
-        async with listening(application, asyncio.Event(), 0) as base:
-            yield f"{base}/mcp"
-
-    return opened()
-
-
-def lines(data: bytes) -> list[Json]:
-    """The messages in a text."""
-    return [json.loads(line) for line in data.splitlines()]

@@ -18,8 +18,9 @@ from mcp.client.stdio import stdio_client
 
 from tests.faces.client import Json, calling, greeting, notification, request
 from tests.gateway_process import Gateway, running
+from tests.gateway_process import program as gateway_program
 from tests.journeys.clients import Heard, Person, all_tools, appears, refusal, said, until
-from tests.servers import counter
+from tests.servers import counter, listening
 
 MODES = ("auto", "legacy")
 WAIT = 10.0
@@ -152,6 +153,25 @@ async def test_a_restart_of_mcpmux_in_between_goes_unnoticed(gateway: Gateway, a
         assert said(waiting.result()) == "back again"
         await client.call_tool("alpha__touch", {"uri": uri.removeprefix("alpha+")})
         await until(lambda: heard.of(types.ResourceUpdatedNotification), WAIT, "the update after the restart")
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_the_bridge_carries_either_era_to_the_official_server(mode: str) -> None:
+    """Without mcpmux in between, so that nobody but the bridge can make up for the bridge."""
+    steps: list[float] = []
+
+    async def progressed(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
+
+    with listening("http") as (url, _):
+        program, *arguments = [gateway_program(), "stdio", "--url", url]
+        server = StdioServerParameters(command=program, args=arguments, env=environment("unused"))
+        async with Client(stdio_client(server), mode=mode, read_timeout_seconds=30.0) as client:
+            assert "test_simple_text" in await all_tools(client)
+            assert said(await client.call_tool("test_simple_text")) == "This is a simple text response for testing."
+            await client.call_tool("test_tool_with_progress", progress_callback=progressed)
+            assert steps == [0, 50, 100]
+            assert (await client.read_resource("test://static-text")).contents
 
 
 class Spoken:
