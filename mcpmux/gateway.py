@@ -29,7 +29,7 @@ import msgspec
 
 from mcpmux import seal
 from mcpmux.access.grants import Grants
-from mcpmux.calls import Interest, Lists, Router
+from mcpmux.calls import Inputs, Interest, Lists, Router
 from mcpmux.calls.local import Local
 from mcpmux.calls.outcome import Recorder
 from mcpmux.catalog.offers import Offer, Offers
@@ -321,11 +321,11 @@ async def _build(
     offers = Offers(pool, db, keyring, metrics, name_limit=section.names.max_length)
     catalog = Catalog(offers)
     lists = Lists(catalog, offers, keyring, metrics)
-    interest = Interest(pool)
+    interest, inputs = Interest(pool), Inputs(pool)
     local = Local(catalog, offers, version("mcpmux"))
     recorder = Recorder(metrics, logger("calls"))
-    router = Router(grants, catalog, offers, pool, (lists, local, interest), recorder, metrics)
-    sessions = Sessions(section.limits, router, (grants, catalog, lists), interest, metrics)
+    router = Router(grants, catalog, offers, pool, (lists, local, interest, inputs), recorder, metrics)
+    sessions = Sessions(section.limits, router, (grants, catalog, lists), (interest, inputs), metrics)
     application = Application(section, verifier, router, sessions, metrics)
     health = Health(metrics, None if section.metrics.public else application.admit)
     metadata = ResourceMetadata(section.public_url or "", [issuer.issuer for issuer in section.identity.issuers])

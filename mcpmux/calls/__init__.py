@@ -1,12 +1,13 @@
 """The middle: one request on its way from a client to the one server that answers it, and back.
 
-Owns: resolving names, deciding, deadlines, lists, what we answer ourselves, who wants to hear what, and the one
-record of each call. Knows neither HTTP nor how a link works.
+Owns: resolving names, deciding, deadlines, lists, what we answer ourselves, who wants to hear what, what servers ask of
+clients, and the one record of each call. Knows neither HTTP nor how a link works.
 """
 
 from mcpmux.calls.call import Call, Caller
+from mcpmux.calls.inputs import Inputs
 from mcpmux.calls.interest import Interest
 from mcpmux.calls.lists import Lists
 from mcpmux.calls.router import Router
 
-__all__ = ["Call", "Caller", "Interest", "Lists", "Router"]
+__all__ = ["Call", "Caller", "Inputs", "Interest", "Lists", "Router"]

@@ -2,7 +2,7 @@
 
 A call is an entry in the router's table, not a task. It is made by a face, opened by the router, iterated by the
 face, and ends exactly once: with the server's answer, with a failure of ours, or cancelled. Ending it writes its
-one record.
+one record. What the server asks in between (`Ask`) is answered by `reply()`; `inputs.py` says how long it may wait.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeVar
 from msgspec import Raw, Struct, field
 
 from mcpmux.access.decision import Decision
+from mcpmux.calls.inputs import EXHAUSTED, PATIENCE, UNANSWERED, Inputs
 from mcpmux.catalog import rewrite
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Server
@@ -24,15 +25,17 @@ from mcpmux.errors import CallCancelled, CallTimedOut, MuxError
 from mcpmux.identity.principal import Principal
 from mcpmux.links.exchange import Exchange
 from mcpmux.observe.tally import Tally
-from mcpmux.protocol import faults
+from mcpmux.protocol import abilities, faults
 from mcpmux.protocol.downstream.legacy import Admission
-from mcpmux.protocol.events import End, Event, Failure, Progress, Quiet, Result
+from mcpmux.protocol.events import Ask, End, Event, Failure, Progress, Quiet, Result, Withdrawn
 
 T = TypeVar("T")
 
 # Progress proves life, so it moves the deadline, but not past this many seconds after the start.
 # Source: MCP basic/lifecycle, "Timeouts".
 LONGEST = 3600.0
+
+MOST_REQUIRED = 16  # elicitations of one error
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,15 @@ class Call(Struct, eq=False):
     """One request on its way; see the module. Times are `time.monotonic()` seconds.
 
     `finished` is told of the end. `asked` is the server that a refused name leads to, for the log alone; `numbers` are
-    those of `server`, although it may be removed meanwhile; `outcome` is empty until the call has ended.
+    those of `server`, although it may be removed meanwhile; `outcome` is empty until the call has ended; `asks` are
+    what the server waits for.
     """
 
     caller: Caller
     admission: Admission
     request_id: str
     finished: Callable[[Call], None]
+    inputs: Inputs
     chat: str | None
     started: float = field(default_factory=time.monotonic)
     deadline: float = inf
@@ -65,6 +70,7 @@ class Call(Struct, eq=False):
     numbers: Tally | None = None
     decision: Decision | None = None
     outcome: str = ""
+    asks: set[int] | None = None
     _exchange: Exchange | None = None
     _end: End | None = None
     _waiting: asyncio.Task[object] | None = None
@@ -119,9 +125,17 @@ class Call(Struct, eq=False):
         if self._exchange is not None:
             self._exchange.cancel(reason)
 
+    def reply(self, ask: int, answer: End) -> None:
+        """Answer what the server asked; does nothing if nobody waits for it any more."""
+        if self._exchange is not None and self._closed(ask):
+            self._exchange.answer(ask, answer)
+
     def sweep(self, now: float, quiet: float) -> None:
         """Time out what is overdue; wake, once, the iterator of a call that has been silent for `quiet` seconds."""
         if now >= self.deadline and self.server is not None:
+            if self.asks and now < self.started + LONGEST:
+                self._give_up_asks()
+                return
             self.fail(CallTimedOut(self.server.id, self.server.timeout))
         elif not self.nudged and self._exchange is not None and now - self.started >= quiet:
             self.nudged = True
@@ -132,16 +146,19 @@ class Call(Struct, eq=False):
 
         Raises: CallCancelled.
         """
-        if self._end is not None or self._exchange is None:
-            return self._given()
-        try:
-            event = await self._exchange.next()
-        except CallCancelled:
-            return self._given()
-        except MuxError as error:
-            self.fail(error)
-            return self._given()
-        return self._given() if self.outcome else self._received(event)
+        while self._end is None and self._exchange is not None:
+            try:
+                event = await self._exchange.next()
+            except CallCancelled:
+                break
+            except MuxError as error:
+                self.fail(error)
+                break
+            if self.outcome:
+                break
+            if type(event) is not Ask or self._asked(event, self._exchange):
+                return self._received(event)
+        return self._given()
 
     def _given(self) -> Event:
         if self._end is None:
@@ -159,18 +176,69 @@ class Call(Struct, eq=False):
             self._end = event
             return event
         match event:
-            case Failure():
+            case Failure(code, _, data):
+                if code == abilities.URL_REQUIRED:
+                    self._elicited(abilities.required(data))
                 self._finish("rpc_error")
                 self._end = event
-            case Progress() if self.server is not None:
-                self.deadline = min(time.monotonic() + self.server.timeout, self.started + LONGEST)
+            case Progress():
+                self._prolong()
+            case Withdrawn(ask):
+                self._closed(ask)
             case Quiet():
                 pass
         return event
 
+    # What the server asks ------------------------------------------------------------------------------------------
+
+    def _asked(self, ask: Ask, exchange: Exchange) -> bool:
+        """Whether the client may be asked that; otherwise the server has its answer."""
+        if exchange.ended:
+            return False
+        if not self.inputs.take(self.caller.principal.key):
+            exchange.answer(ask.id, EXHAUSTED)
+            return False
+        if self.asks is None:
+            self.asks = set()
+        self.asks.add(ask.id)
+        self._prolong()
+        elicitation = abilities.elicitation(ask.method, ask.params)
+        if elicitation is not None:
+            self._elicited([elicitation])
+        return True
+
+    def _closed(self, ask: int) -> bool:
+        """Take an ask off the list; False if it is not on it."""
+        if not self.asks or ask not in self.asks:
+            return False
+        self.asks.discard(ask)
+        self.inputs.give_back(self.caller.principal.key)
+        self._prolong()
+        return True
+
+    def _give_up_asks(self) -> None:
+        for ask in tuple(self.asks or ()):
+            self._closed(ask)
+            if self._exchange is not None:
+                self._exchange.decline(ask, UNANSWERED)
+
+    def _elicited(self, elicitations: list[str]) -> None:
+        if self._exchange is not None:
+            for elicitation in elicitations[:MOST_REQUIRED]:
+                self.inputs.elicited(self._exchange.link.key, elicitation, self.caller.session)
+
+    def _prolong(self) -> None:
+        """The server lives: it has its timeout from now on, or its client has the time to answer."""
+        if self.server is not None:
+            wait = PATIENCE if self.asks else self.server.timeout
+            self.deadline = min(time.monotonic() + wait, self.started + LONGEST)
+
     def _finish(self, outcome: str) -> None:
         if not self.outcome:
             self.outcome = outcome
+            if self.asks:
+                self.inputs.give_back(self.caller.principal.key, len(self.asks))
+                self.asks = None
             self.finished(self)
             if self._waiting is not None:
                 self._waiting.cancel()

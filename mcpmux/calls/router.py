@@ -8,6 +8,7 @@ through for deadlines and which is decided on anew whenever grants change.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Final, assert_never
@@ -17,6 +18,7 @@ from msgspec import Raw
 from mcpmux.access.decision import Decision, GrantSet, Kind, Target, decide, whole
 from mcpmux.access.grants import Grants
 from mcpmux.calls.call import Call, Caller
+from mcpmux.calls.inputs import Inputs
 from mcpmux.calls.interest import MAX_WANTED, Interest
 from mcpmux.calls.lists import Lists
 from mcpmux.calls.local import EMPTY, Local
@@ -72,14 +74,14 @@ class Router:
     """Opens calls and keeps the table of those in flight."""
 
     def __init__(
-        self, grants: Grants, catalog: Catalog, offers: Offers, pool: Pool, parts: tuple[Lists, Local, Interest],
-        recorder: Recorder, metrics: Metrics,
+        self, grants: Grants, catalog: Catalog, offers: Offers, pool: Pool,
+        parts: tuple[Lists, Local, Interest, Inputs], recorder: Recorder, metrics: Metrics,
     ) -> None:  # fmt: skip
         self._grants = grants
         self._catalog = catalog
         self._offers = offers
         self._pool = pool
-        self._lists, self._local, self._interest = parts
+        self._lists, self._local, self._interest, self._inputs = parts
         self._recorder = recorder
         self._metrics = metrics
         self._calls: set[Call] = set()
@@ -136,9 +138,19 @@ class Router:
             return None
         return public_uri(server, uri) if caller.view.aggregate else uri
 
+    def roots_changed(self, caller: Caller) -> None:
+        """The roots of this session's client have changed: tell the servers that have a link of its own."""
+        for server in self._catalog.servers(caller.view):
+            if server.isolation != "session":
+                continue
+            with contextlib.suppress(ServerUnavailable):
+                link = self._pool.ready(link_key(server, caller.principal.key, caller.session))
+                if link is not None:
+                    link.roots_changed()
+
     def call(self, caller: Caller, admission: Admission, request_id: str, chat: str | None = None) -> Call:
         """A call that is in the table and not opened yet."""
-        call = Call(caller, admission, request_id, self._ended, chat[:MAX_CHAT] if chat else None)
+        call = Call(caller, admission, request_id, self._ended, self._inputs, chat[:MAX_CHAT] if chat else None)
         self._calls.add(call)
         return call
 

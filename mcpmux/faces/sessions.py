@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mcpmux.access.grants import Grants
-from mcpmux.calls import Call, Caller, Interest, Lists, Router
+from mcpmux.calls import Call, Caller, Inputs, Interest, Lists, Router
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Limits
 from mcpmux.errors import Draining, EndpointForbidden, MuxError, SessionsExhausted, SessionUnknown
@@ -29,11 +29,13 @@ from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol.downstream import legacy
 from mcpmux.protocol.downstream.legacy import SessionCore
 from mcpmux.protocol.downstream.replay import GET_STREAM, Replay
-from mcpmux.protocol.envelope import Request
-from mcpmux.protocol.events import Offered
+from mcpmux.protocol.envelope import Reply, Request
+from mcpmux.protocol.events import ENDS, Ask, Event, Failure, Offered, Withdrawn
 
 RESUME: Final = 30.0
 SWEEP: Final = 1.0
+
+log = logger("faces")
 
 # Changes come in crowds (a start of seventy servers): sessions are told when a crowd has passed, well within the 2 s in
 # which they must know.
@@ -122,6 +124,30 @@ class Session:
         if not stream.pending:
             self.streams.pop(stream.number, None)
 
+    def wires(self, call: Call, event: Event) -> list[bytes]:
+        """What the client gets for one event of the call, in order; what it cannot be asked is replied to at once."""
+        match event:
+            case Ask():
+                wire = self.core.ask(call.admission, event)
+                if isinstance(wire, Failure):
+                    call.reply(event.id, wire)
+                    log.info("ask_refused", method=event.method, cause=wire.message, request_id=call.request_id)
+                    return []
+                return [wire]
+            case Withdrawn(ask):
+                return self.core.withdraw(call.admission, ask)
+        told = self.core.encode(call.admission, event)
+        void = self.core.withdraw(call.admission) if isinstance(event, ENDS) else []
+        return void if told is None else [*void, told]
+
+    def answered(self, reply: Reply) -> None:
+        """The client has answered a request of ours; what answers nothing that waits is logged, and harms nobody."""
+        found = self.core.answered(reply)
+        if isinstance(found, str):
+            log.info("answer_strayed", reason=found, principal=self.caller.principal.label)
+        elif (call := self.calls.get(found.request)) is not None:
+            call.reply(found.ask, found.end)
+
     def stream(self, *calls: Call) -> ReplyStream:
         """A new reply stream, for the answers to these calls."""
         self._streams_made += 1
@@ -168,14 +194,14 @@ class Sessions:
     """The table of sessions and the loops that serve them."""
 
     def __init__(
-        self, limits: Limits, router: Router, reads: tuple[Grants, Catalog, Lists], interest: Interest, metrics: Metrics
-    ) -> None:
+        self, limits: Limits, router: Router, reads: tuple[Grants, Catalog, Lists],
+        waits: tuple[Interest, Inputs], metrics: Metrics,
+    ) -> None:  # fmt: skip
         self._limits = limits
         self._router = router
         self._grants, self._catalog, self._lists = reads
-        self._interest = interest
+        self._interest, self._inputs = waits
         self._metrics = metrics
-        self._log = logger("faces")
         self._sessions: dict[str, Session] = {}
         self._held: Counter[str] = Counter()
         self._draining = False
@@ -265,6 +291,7 @@ class Sessions:
             "session lists": self._catalog_changes,
             "session grants": self._grant_changes,
             "session updates": self._updates,
+            "session inputs": self._completions,
         }
         async with asyncio.TaskGroup() as tasks:
             for name, loop in loops.items():
@@ -300,7 +327,7 @@ class Sessions:
             except EndpointForbidden:
                 self.end(session, "access to this endpoint has ended")
             except MuxError as error:
-                self._log.warning("lists_unknown", reason=error.reason, principal=session.caller.principal.label)
+                log.warning("lists_unknown", reason=error.reason, principal=session.caller.principal.label)
 
     async def _compare(self, session: Session) -> None:
         view = session.caller.view
@@ -319,7 +346,14 @@ class Sessions:
             try:
                 shown = await self._router.shown_uri(session.caller, server, uri)
             except MuxError as error:
-                self._log.warning("update_untold", reason=error.reason, principal=session.caller.principal.label)
+                log.warning("update_untold", reason=error.reason, principal=session.caller.principal.label)
                 continue
             if shown is not None:
                 session.inbox.put(legacy.updated(shown))
+
+    async def _completions(self) -> None:
+        async for session_id, params in self._inputs.completions():
+            session = self._sessions.get(session_id)
+            wire = session.core.completed(params) if session is not None else None
+            if session is not None and wire is not None:
+                session.inbox.put(wire)

@@ -94,7 +94,7 @@ class LegacySse:
                     self._answer(entry, session, stream, message), name=f"sse answer {entry.request_id}"
                 )
             case _:
-                take_silent(session, message)
+                take_silent(self._router, session, message)
 
     def _say(self, stream: _Open, wire: bytes) -> None:
         stream.tasks.create_task(_sent(stream, wire), name="sse refusal")
@@ -122,13 +122,16 @@ class LegacySse:
             while not ended:
                 event = await next_event(call)
                 ended = isinstance(event, ENDS)
+                wires = session.wires(call, event)
                 if ended:
                     session.release(call)
-                wire = session.core.encode(call.admission, event)
-                if wire is not None:
+                for wire in wires:
                     await _sent(stream, wire)
         except CallCancelled:
+            void = session.core.withdraw(call.admission)
             session.release(call)
+            for wire in void:
+                await _sent(stream, wire)
 
 
 async def _sent(stream: _Open, wire: bytes) -> None:

@@ -37,7 +37,7 @@ from mcpmux.protocol.downstream import legacy, replay
 from mcpmux.protocol.downstream.legacy import SessionCore
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
 from mcpmux.protocol.events import ENDS, Event
-from mcpmux.protocol.methods import INITIALIZED
+from mcpmux.protocol.methods import INITIALIZED, ROOTS_CHANGED
 from mcpmux.protocol.revisions import MODERN
 
 MODERN_META = b'"io.modelcontextprotocol/protocolVersion"'
@@ -72,7 +72,7 @@ class Streamable:
             case list():
                 return await self._batch(entry, session, message)
             case _:
-                take_silent(session, message)
+                take_silent(self._router, session, message)
                 return entry.accepted()
 
     async def get(self, entry: Entry) -> web.StreamResponse:
@@ -184,7 +184,7 @@ class Streamable:
                     case InvalidRequest():
                         refused.append(refused_wire(entry, message, message.request_id))
                     case _:
-                        take_silent(session, message)
+                        take_silent(self._router, session, message)
         except BaseException:
             session.lose(*calls)
             raise
@@ -210,8 +210,7 @@ class Streamable:
             async with event_stream(entry, "reply", self._metrics) as response:
                 if revisions.has_priming(session.core.revision) and (stream.pending or ready):
                     await response.send("", id=session.replay.prime(stream.number), retry=RETRY)
-                for wire in ready:
-                    await self._send(session, stream.number, response, wire)
+                await self._send(session, stream.number, response, ready)
                 await self._pump(session, stream, response, first)
             return response
         finally:
@@ -226,21 +225,24 @@ class Streamable:
             try:
                 event = first if first is not None else await next_event(call)
             except CallCancelled:
+                wires = session.core.withdraw(call.admission)
                 session.finish(stream)
+                await self._send(session, stream.number, response, wires)
                 continue
             first = None
-            wire = session.core.encode(call.admission, event)
+            wires = session.wires(call, event)
             if isinstance(event, ENDS):
                 # Before it is sent: if the client is lost just now, the replay has it.
                 session.finish(stream)
-            if wire is not None:
-                await self._send(session, stream.number, response, envelope.one_line(wire))
+            await self._send(session, stream.number, response, wires)
 
-    async def _send(self, session: Session, stream: int, response: EventSourceResponse, wire: bytes) -> None:
-        # Remembered before it is sent: what is lost on the way can be had again.
-        event_id = session.replay.add(stream, wire, time.monotonic())
-        self._metrics.http_sent(len(wire))
-        await response.send(wire.decode(), id=event_id)
+    async def _send(self, session: Session, stream: int, response: EventSourceResponse, wires: Sequence[bytes]) -> None:
+        # All remembered before any is sent: what is lost on the way can be had again.
+        now = time.monotonic()
+        lines = [envelope.one_line(wire) for wire in wires]
+        for event_id, line in [(session.replay.add(stream, line, now), line) for line in lines]:
+            self._metrics.http_sent(len(line))
+            await response.send(line.decode(), id=event_id)
 
     async def _resume(self, entry: Entry, session: Session, number: int, after: int) -> web.StreamResponse:
         stream = session.streams.get(number)
@@ -268,7 +270,7 @@ class Streamable:
                 for event_id, wire in missed:
                     await response.send(wire.decode(), id=event_id)
                 while (message := await listener.next()) is not None:
-                    await self._send(session, replay.GET_STREAM, response, message)
+                    await self._send(session, replay.GET_STREAM, response, [message])
             return response
         finally:
             session.inbox.leave(listener)
@@ -291,9 +293,15 @@ def _refuse_modern(request: web.BaseRequest, message: Request) -> None:
         raise ModernEraNotSpoken(message.method[:128], message.id)
 
 
-def take_silent(session: Session, message: Notification | Reply) -> None:
+def take_silent(router: Router, session: Session, message: Notification | Reply) -> None:
     """Take a message that has no answer."""
-    if isinstance(message, Reply) or message.method == INITIALIZED:
+    if isinstance(message, Reply):
+        session.answered(message)
+        return
+    if message.method == ROOTS_CHANGED:
+        router.roots_changed(session.caller)
+        return
+    if message.method == INITIALIZED:
         return
     cancelled = session.core.cancels(message)
     if cancelled is not None and cancelled in session.calls:

@@ -57,7 +57,16 @@ class ResourceUpdated(Struct, frozen=True):
     params: Raw
 
 
-LinkChange = LinkReady | LinkGone | StateChanged | OfferChanged | ResourceUpdated
+class ElicitationCompleted(Struct, frozen=True):
+    """What a person had to do at a URL is done, after the call in which the server asked for it."""
+
+    server: str
+    key: LinkKey
+    elicitation: str
+    params: dict[str, Raw]
+
+
+LinkChange = LinkReady | LinkGone | StateChanged | OfferChanged | ResourceUpdated | ElicitationCompleted
 
 
 class ChangeFeed(AsyncIterator[LinkChange]):
@@ -74,8 +83,9 @@ class ChangeFeed(AsyncIterator[LinkChange]):
         thing = _thing(change)
         self._pending.pop(thing, None)
         if len(self._pending) >= MAX_PENDING:
-            # Only URIs can be that many: whoever is that slow reads the resources anew sooner or later.
-            del self._pending[next((old for old in self._pending if old[0] == "uri"), next(iter(self._pending)))]
+            # Only these can be that many: whoever is that slow reads the resources anew sooner or later.
+            many = (old for old in self._pending if old[0] in ("uri", "elicitation"))
+            del self._pending[next(many, next(iter(self._pending)))]
         self._pending[thing] = change
         self._news.set()
 
@@ -96,3 +106,5 @@ def _thing(change: LinkChange) -> tuple[object, ...]:
             return "offer", change.key, change.what
         case ResourceUpdated():
             return "uri", change.key, change.uri
+        case ElicitationCompleted():
+            return "elicitation", change.key, change.elicitation

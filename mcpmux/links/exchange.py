@@ -1,7 +1,8 @@
-"""Exchange: one call's half on a link. Events come out of `next()`, a cancel or a failure of ours goes in.
+"""Exchange: one call's half on a link. Events come out of `next()`, a cancel, a failure of ours or an answer goes in.
 
 Rules of the file: on the way of a call that is answered at once there is one future and nothing else, no task, timer
-or lock. At most 256 progress and log events wait for a slow reader, then the oldest gives way; the end never does.
+or lock. At most 256 progress and log events wait for a slow reader, then the oldest gives way; the end never does,
+nor does what the server asks, of which the link's core bounds the number.
 Once ended, an exchange is out of its link's table, and everything put into it is ignored.
 """
 
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from mcpmux.errors import CallCancelled, MuxError
-from mcpmux.protocol.events import ENDS, End, Event, Failure, Quiet
+from mcpmux.protocol.events import ENDS, Ask, End, Event, Failure, Quiet, Withdrawn
 
 if TYPE_CHECKING:
     from mcpmux.links.link import Link
@@ -69,6 +70,16 @@ class Exchange(Struct, eq=False):
             self._keep(_QUIET)
             waiter.set_result(None)
 
+    def answer(self, ask: int, answer: End) -> None:
+        """Answer what the server asked in this call. Does nothing if it waits for it no more."""
+        if not self.ended:
+            self.link.answer(self, ask, answer)
+
+    def decline(self, ask: int, failure: Failure) -> None:
+        """Answer what the server asked without its client, which is told by `Withdrawn`."""
+        self.answer(ask, failure)
+        self.put(Withdrawn(ask))
+
     def cancel(self, reason: str) -> None:
         """Give the call up: the server is told, whoever reads gets `CallCancelled`. Does nothing after the end."""
         self._give_up(CallCancelled(), reason)
@@ -113,11 +124,27 @@ class Exchange(Struct, eq=False):
     def _keep(self, event: Event) -> None:
         if self._waiting is None:
             self._waiting = deque()
+        elif type(event) is Withdrawn and self._unread(event.ask):
+            return
         elif len(self._waiting) >= MAX_WAITING:
-            self._waiting.popleft()
-            self.dropped += 1
-            self.link.overflowed(self)
+            self._drop()
         self._waiting.append(event)
+
+    def _unread(self, ask: int) -> bool:
+        """Take back an ask that nobody has read yet."""
+        assert self._waiting is not None
+        found = next((event for event in self._waiting if type(event) is Ask and event.id == ask), None)
+        if found is None:
+            return False
+        self._waiting.remove(found)
+        return True
+
+    def _drop(self) -> None:
+        assert self._waiting is not None
+        oldest = next((place for place, event in enumerate(self._waiting) if type(event) is not Ask), 0)
+        del self._waiting[oldest]
+        self.dropped += 1
+        self.link.overflowed(self)
 
     def _has_news(self) -> bool:
         return self._end is not None or self._error is not None or bool(self._waiting)

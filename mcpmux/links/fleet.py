@@ -23,7 +23,7 @@ from mcpmux.links.link import Link
 from mcpmux.links.seats import Seats
 from mcpmux.links.states import State
 from mcpmux.links.supervisor import Fittings, Supervisor
-from mcpmux.protocol.events import Changed, Updated
+from mcpmux.protocol.events import News
 
 
 class Listener(ABC):
@@ -34,7 +34,7 @@ class Listener(ABC):
         """One of its links is in another state."""
 
     @abstractmethod
-    def noticed(self, fleet: Fleet, key: LinkKey, what: Changed | Updated | Link | None) -> None:
+    def noticed(self, fleet: Fleet, key: LinkKey, what: News | Link | None) -> None:
         """News of the link behind `key`: something of its server's changed, or the link is ready, or (None) gone."""
 
 
@@ -147,7 +147,7 @@ class Fleet(ABC):
             self._tell_link(supervisor.key, supervisor.link)
         self._listener.moved(self)
 
-    def noticed(self, supervisor: Supervisor, what: Changed | Updated | None) -> None:
+    def noticed(self, supervisor: Supervisor, what: News | None) -> None:
         """For supervisors: the server of one said something that is nobody's answer, or has a new session."""
         self._listener.noticed(self, supervisor.key, supervisor.link if what is None else what)
 

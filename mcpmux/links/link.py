@@ -29,7 +29,9 @@ from mcpmux.links.seats import Seats
 from mcpmux.links.throttle import Throttle
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import ServerMetrics
-from mcpmux.protocol.events import Changed, Failure, Opening, Updated
+from mcpmux.protocol import envelope
+from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Opening, Updated
+from mcpmux.protocol.methods import ROOTS_CHANGED
 from mcpmux.protocol.upstream import Greeting, LinkCore
 from mcpmux.protocol.upstream.attribution import OURSELVES
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Received, Send, Stray, Unwelcome
@@ -37,8 +39,11 @@ from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Received
 METHOD_NOT_FOUND: Final = -32601
 NO_ANSWER_AFTER: Final = 5.0  # seconds; a call given up before that says nothing about the server
 
+ADVICE: Final = "several callers share this server: give it isolation: pooled or session"
+
 # The one stray that is nobody's fault: the answer to a call that was cancelled meanwhile.
 _USUAL: Final = "late"
+_UNATTRIBUTED: Final = "ask_unattributed"
 
 log = logger("links")
 
@@ -81,7 +86,7 @@ class Link:
         core: LinkCore[Exchange],
         seats: Seats,
         metrics: ServerMetrics,
-        changed: Callable[[Changed | Updated | None], None],
+        changed: Callable[[News | None], None],
     ) -> None:
         self.key = key
         self.loop = asyncio.get_running_loop()
@@ -140,6 +145,11 @@ class Link:
     def serves(self, method: str) -> bool:
         """Whether the server announced what `method` needs."""
         return self._core.serves(method)
+
+    def roots_changed(self) -> None:
+        """The roots of this link's client have changed; a server that was told of none is not told of this."""
+        if self._core.announces("roots"):
+            self._send(envelope.notification(ROOTS_CHANGED, None), None)
 
     # For its owner ---------------------------------------------------------------------------------------------
 
@@ -242,6 +252,8 @@ class Link:
         """The exchange has its end, and is out of the core's table."""
         if exchange.seated:
             self._seats.give_back()
+        if self._core.asks:
+            self._answer_orphans()
         if self.draining and not self._core.in_flight:
             self.stirred.set()
 
@@ -259,9 +271,17 @@ class Link:
             self._transport.forget(exchange.id)
         if wire is not None:
             self._transport.send(wire, None)
+        if self._core.asks:
+            self._answer_orphans()
         if self.heard < exchange.opened <= now - NO_ANSWER_AFTER:
             self.unanswered += 1
             self.stirred.set()
+
+    def answer(self, exchange: Exchange, ask: int, answer: End) -> None:
+        """Answer what the server asked in this call, if it still waits for that."""
+        wire = self._core.asks.answer(exchange.id, ask, answer)
+        if wire is not None:
+            self._send(wire, None)
 
     def overflowed(self, exchange: Exchange) -> None:
         """The exchange's reader is slow, and an event was dropped."""
@@ -276,7 +296,7 @@ class Link:
             case Broken(owner, problem):
                 owner.put_error(UpstreamBroken(self.key.server, problem))
             case Send(wire, request):
-                self._reply(wire, request)
+                self._send(wire, request)
             case Stray():
                 self._strayed(found)
             case Greeted():
@@ -284,10 +304,14 @@ class Link:
                     self._greeted.set_result(found)
             case Unwelcome(problem):
                 self.end(problem)
-            case Changed() | Updated():
+            case Changed() | Updated() | Completed():
                 self._changed(found)
 
-    def _reply(self, wire: bytes, request: int | None) -> None:
+    def _answer_orphans(self) -> None:
+        for wire in self._core.orphaned():
+            self._send(wire, None)
+
+    def _send(self, wire: bytes, request: int | None) -> None:
         if self._transport is not None and self.lost is None:
             self._transport.send(wire, request)
 
@@ -297,7 +321,11 @@ class Link:
             if not self._core.ghosts:
                 self._settle()
             log.debug("message_strayed", server=self.key.server, reason=stray.reason, text=stray.text)
-        elif self._throttle.passes():
+        elif not self._throttle.passes():
+            return
+        elif stray.reason == _UNATTRIBUTED:
+            log.warning("ask_unattributed", server=self.key.server, method=stray.text, advice=ADVICE)
+        else:
             log.info("message_strayed", server=self.key.server, reason=stray.reason, text=stray.text)
 
     def _settle(self) -> None:

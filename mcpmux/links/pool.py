@@ -18,6 +18,7 @@ from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import ServerUnavailable
 from mcpmux.links.changes import (
     ChangeFeed,
+    ElicitationCompleted,
     LinkChange,
     LinkGone,
     LinkReady,
@@ -36,7 +37,7 @@ from mcpmux.links.status import ServerStatus, status_of
 from mcpmux.links.supervisor import Fittings
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
-from mcpmux.protocol.events import Changed, Updated
+from mcpmux.protocol.events import Changed, Completed, News, Updated
 
 BESIDE_LIMIT: Final = 60.0  # seconds that an old fleet serves beside a new one that is still starting
 
@@ -272,7 +273,7 @@ class Pool(Listener):
         elif fleet is seat.current:
             self._publish_state(seat)
 
-    def noticed(self, fleet: Fleet, key: LinkKey, what: Changed | Updated | Link | None) -> None:
+    def noticed(self, fleet: Fleet, key: LinkKey, what: News | Link | None) -> None:
         """For fleets: news of one link."""
         seat = self._seats.get(key.server)
         if seat is None or fleet is not seat.current:
@@ -282,6 +283,8 @@ class Pool(Listener):
                 self._publish(OfferChanged(key.server, key, what.what))
             case Updated():
                 self._publish(ResourceUpdated(key.server, key, what.uri, what.params))
+            case Completed():
+                self._publish(ElicitationCompleted(key.server, key, what.elicitation, what.params))
             case Link():
                 self._publish(LinkReady(key.server, key))
             case None:

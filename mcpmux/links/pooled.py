@@ -21,7 +21,7 @@ from mcpmux.links.lending import Desk
 from mcpmux.links.link import Link
 from mcpmux.links.states import State
 from mcpmux.links.supervisor import Fittings, Supervisor
-from mcpmux.protocol.events import Changed, Updated
+from mcpmux.protocol.events import Completed, News
 
 _BEST_FIRST: Final = (
     State.READY, State.DEGRADED, State.STARTING, State.FAILED, State.DRAINING, State.UNCONFIGURED, State.DISABLED
@@ -108,11 +108,11 @@ class Pooled(Fleet):
             self._desk.scatter()
         super().moved(supervisor)
 
-    def noticed(self, supervisor: Supervisor, what: Changed | Updated | None) -> None:
-        """For supervisors: what one link's server says of itself is true of them all."""
+    def noticed(self, supervisor: Supervisor, what: News | None) -> None:
+        """For supervisors: what one link's server says of itself is true of them all; an elicitation is its own."""
         everybody = LinkKey(self.server.id)
         if what is not None:
-            self._listener.noticed(self, everybody, what)
+            self._listener.noticed(self, supervisor.key if isinstance(what, Completed) else everybody, what)
             return
         super().noticed(supervisor, None)
         if supervisor is self._chief:

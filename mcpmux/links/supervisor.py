@@ -29,7 +29,7 @@ from mcpmux.links.starts import Starts
 from mcpmux.links.states import Happened, State
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
-from mcpmux.protocol.events import Changed, Updated
+from mcpmux.protocol.events import News
 from mcpmux.protocol.upstream import LinkCore
 
 START_LIMIT: Final = 60.0  # seconds
@@ -44,7 +44,7 @@ class Owner(Protocol):
     def moved(self, supervisor: Supervisor) -> None:
         """It is in another state, or in the same one once more."""
 
-    def noticed(self, supervisor: Supervisor, what: Changed | Updated | None) -> None:
+    def noticed(self, supervisor: Supervisor, what: News | None) -> None:
         """Its server said that something has changed; None: the session was made anew on the same link."""
 
 

@@ -1,7 +1,8 @@
 """The neutral words between a face and a link, whatever era and transport each of them speaks.
 
-`Opening`, `Answer` and `Cancel` go up to a server; `Progress`, `Log`, `Ask`, `Result` and `Failure` come down to the
-call; `Changed` and `Updated` belong to no call. Payloads that no decision reads stay `Raw`: the bytes they came in.
+`Opening` goes up to a server; `Progress`, `Log`, `Ask`, `Withdrawn`, `Result` and `Failure` come down to the call, and
+a `Result` or `Failure` goes up as the answer to an `Ask`; `Changed` and `Updated` belong to no call, `Completed` to
+one or none. Payloads that no decision reads stay `Raw`: the bytes they came in.
 """
 
 from __future__ import annotations
@@ -40,11 +41,30 @@ class Log(Struct, frozen=True, gc=False):
 
 
 class Ask(Struct, frozen=True, gc=False):
-    """The server asks the client of this call (elicitation, sampling, roots); answered by `Exchange.answer(id, …)`."""
+    """The server asks the client of this call (elicitation, sampling, roots); answered by `Exchange.answer(id, …)`.
 
-    id: int | str
+    `id` is a number of ours, unique on its link; `params` without what we do not pass on (see `upstream/asks.py`).
+    """
+
+    id: int
     method: str
-    params: Raw | None
+    params: dict[str, Raw] | None
+
+
+class Withdrawn(Struct, frozen=True, gc=False):
+    """Nobody waits for the answer to this `Ask` any more: the server took it back, or we answered it ourselves."""
+
+    ask: int
+
+
+class Completed(Struct, frozen=True, gc=False):
+    """What a person had to do at a URL is done (`notifications/elicitation/complete`).
+
+    It comes down to a call while the one that asked is in flight; otherwise it belongs to none.
+    """
+
+    elicitation: str
+    params: dict[str, Raw]
 
 
 class Result(Struct, frozen=True, gc=False):
@@ -91,4 +111,6 @@ ENDS: Final = (Result, Failure)
 """What ends a call, for `isinstance`."""
 
 End = Result | Failure
-Event = Progress | Log | Ask | Quiet | Result | Failure
+Event = Progress | Log | Ask | Withdrawn | Completed | Quiet | Result | Failure
+News = Changed | Updated | Completed
+"""What a link says of its server that belongs to no call."""

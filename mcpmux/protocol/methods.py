@@ -89,7 +89,10 @@ ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 CLIENT_NOTIFICATIONS: Final = frozenset({INITIALIZED, CANCELLED, PROGRESS, ROOTS_CHANGED})
 
 # What a server asks of a client.
-SERVER_REQUESTS: Final = frozenset({"ping", "sampling/createMessage", "elicitation/create", "roots/list"})
+ELICITATION: Final = "elicitation/create"
+SAMPLING: Final = "sampling/createMessage"
+ROOTS: Final = "roots/list"
+SERVER_REQUESTS: Final = frozenset({"ping", SAMPLING, ELICITATION, ROOTS})
 
 # Which list a `list_changed` is about, and which notification says that a list changed.
 LIST_CHANGED: Final[dict[str, tuple[Offered, ...]]] = {

@@ -14,7 +14,7 @@ from tests.faces.client import NEWEST, Session, bearer
 from tests.gateway_process import Gateway, running
 
 Who = Mapping[str, str]
-SERVERS = ("alpha", "beta", "gamma", "delta", "brief", "large")
+SERVERS = ("alpha", "beta", "gamma", "delta", "brief", "large", "asker", "hasty")
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,17 @@ class Place:
         return bearer(self.gateway, f"{name}@example.com", *(f"MCP-{server}" for server in servers))
 
     async def session(
-        self, http: aiohttp.ClientSession, name: str, *servers: str, under: str = "", revision: str = NEWEST
-    ) -> Session:
+        self, http: aiohttp.ClientSession, name: str, *servers: str, under: str = "", revision: str = NEWEST,
+        able: Mapping[str, object] | None = None,
+    ) -> Session:  # fmt: skip
         """A session of somebody with these servers."""
-        return await Session.opened(http, f"{self.url}{under}/mcp", self.person(name, *servers), revision)
+        return await Session.opened(http, f"{self.url}{under}/mcp", self.person(name, *servers), revision, able)
 
 
 @pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Counters alpha to delta, `brief` with a short timeout, `large` with many tools, `off`, `fussy` with rules.
+    """Counters alpha to delta, `brief` with a short timeout, `large` with many tools, `off`, `fussy` with rules, and
+    `asker` and `hasty` (with a short timeout), which ask and have one caller alone.
 
     `single` takes one call at a time.
     """
@@ -52,6 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     sections: dict[str, Mapping[str, object]] = {name: witness.section() for name, witness in servers.items()}
     sections |= {
         "brief": servers["brief"].section(timeout="1s"),
+        "hasty": servers["hasty"].section(timeout="1s"),
         "large": servers["large"].section("--tools", 4500, "--description", 40),
         "off": servers["off"].section(enabled=False),
         "single": servers["single"].section(concurrency=1),

@@ -2,8 +2,9 @@
 
     python witness.py --record FILE [--silent METHOD...] [options of counter.py]
 
-A test reads with `Witness` (`upstream.py`) what mcpmux really said to a server, and sees what never came. One tool
-more than the counter: `walk` makes its steps one by one, each when the test lets it.
+A test reads with `Witness` (`upstream.py`) what mcpmux really said to a server, and sees what never came. Some tools
+more than the counter: `walk` makes its steps one by one, each when the test lets it; `retract`, `forget` and
+`complete` ask as servers do that change their minds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "servers"))
 
-from counter import Counter, Gate, Json, Steps, described, parser, said
+from counter import ASKS, Counter, Gate, Json, Refusal, Steps, described, parser, said
+
+FORM = ASKS["elicitation/create"]
 
 
 class Recorder(Counter):
@@ -23,6 +26,10 @@ class Recorder(Counter):
     DESCRIBED = (
         *Counter.DESCRIBED,
         described("pretty", "Answers with carriage returns between the tokens of its JSON.", True),
+        described("retract", "Asks, and takes it back when the file `gate` exists.", True, gate="string"),
+        described("forget", "Asks, and answers without waiting.", True),
+        described("require", "Answers that somebody has to be at a URL first.", True, elicitation="string"),
+        described("complete", "Says that an elicitation is complete.", True, elicitation="string"),
         described("walk", "Reports step N when the file N is in `folder`.", True, folder="string", steps="integer"),
     )
 
@@ -49,6 +56,24 @@ class Recorder(Counter):
             self.notify("notifications/progress", {"progressToken": token, "progress": step})
         yield Gate(f"{folder}/end")
         return said(f"walked {steps}")
+
+    def tool_retract(self, gate: str) -> Steps:
+        self.send({"jsonrpc": "2.0", "id": "retract", "method": "elicitation/create", "params": FORM})
+        yield Gate(gate)
+        self.notify("notifications/cancelled", {"requestId": "retract"})
+        return said("taken back")
+
+    def tool_forget(self) -> Json:
+        self.send({"jsonrpc": "2.0", "id": "forget", "method": "elicitation/create", "params": FORM})
+        return said("forgotten")
+
+    def tool_require(self, elicitation: str) -> Json:
+        url: Json = {"mode": "url", "elicitationId": elicitation, "url": "https://x.example/", "message": "Go there"}
+        raise Refusal(-32042, "Somebody has to go there", {"elicitations": [url]})
+
+    def tool_complete(self, elicitation: str) -> Json:
+        self.notify("notifications/elicitation/complete", {"elicitationId": elicitation})
+        return said("told")
 
 
 def main() -> None:

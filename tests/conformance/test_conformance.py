@@ -45,7 +45,7 @@ async def test_the_proxy_that_adds_the_token_changes_nothing(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http", "sse"])
-async def test_behind_mcpmux_only_requests_from_servers_are_lost(transport: str, tmp_path: Path) -> None:
+async def test_behind_mcpmux_nothing_is_lost(transport: str, tmp_path: Path) -> None:
     direct, behind_us = tmp_path / "direct", tmp_path / "behind"
     with listening("http") as (url, _):
         wanted = await suite.run(url, direct)

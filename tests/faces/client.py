@@ -35,9 +35,10 @@ def bearer(gateway: Gateway, email: str, *groups: str, ttl: float = 3600.0) -> d
 _issuer = functools.cache(development_issuer)
 
 
-def greeting(revision: str = NEWEST) -> Json:
-    """The params of `initialize`."""
-    return {"protocolVersion": revision, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+def greeting(revision: str = NEWEST, able: Mapping[str, object] | None = None) -> Json:
+    """The params of `initialize`; `able` are the client's capabilities."""
+    info = {"name": "test", "version": "1"}
+    return {"protocolVersion": revision, "capabilities": dict(able or {}), "clientInfo": info}
 
 
 def request(method: str, params: Mapping[str, object] | None = None, id_: object = 1) -> Json:
@@ -189,11 +190,12 @@ class Session:
 
     @classmethod
     async def opened(
-        cls, http: aiohttp.ClientSession, url: str, who: Mapping[str, str], revision: str = NEWEST
-    ) -> Session:
+        cls, http: aiohttp.ClientSession, url: str, who: Mapping[str, str], revision: str = NEWEST,
+        able: Mapping[str, object] | None = None,
+    ) -> Session:  # fmt: skip
         """A session after its handshake."""
         made = cls(http, url, {**ACCEPT, **who}, revision)
-        answer = await made.post(request("initialize", greeting(revision), 0))
+        answer = await made.post(request("initialize", greeting(revision, able), 0))
         assert answer.status == 200, answer
         result = answer.json["result"]
         assert isinstance(result, dict), answer
@@ -318,8 +320,9 @@ class OldSession:
 
 @asynccontextmanager
 async def old_session(
-    http: aiohttp.ClientSession, base: str, who: Mapping[str, str], under: str = "", revision: str | None = "2024-11-05"
-) -> AsyncIterator[OldSession]:
+    http: aiohttp.ClientSession, base: str, who: Mapping[str, str], under: str = "",
+    revision: str | None = "2024-11-05", able: Mapping[str, object] | None = None,
+) -> AsyncIterator[OldSession]:  # fmt: skip
     """An HTTP+SSE session below the path `under`, after its handshake unless `revision` is None."""
     async with http.get(f"{base}{under}/sse", headers={**who, "Accept": "text/event-stream"}) as answer:
         assert answer.status == 200, await read(answer)
@@ -328,6 +331,6 @@ async def old_session(
         assert first is not None and first.kind == "endpoint", first
         made = OldSession(http, base, first.data, dict(who), events)
         if revision is not None:
-            await made.ask("initialize", greeting(revision))
+            await made.ask("initialize", greeting(revision, able))
             assert (await made.post(notification("notifications/initialized"))).status == 202
         yield made

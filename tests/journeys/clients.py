@@ -60,12 +60,16 @@ class Person:
 
     @asynccontextmanager
     async def connected(
-        self, path: str = "", face: str = "streamable", heard: Heard | None = None, mode: str = "auto"
+        self, path: str = "", face: str = "streamable", heard: Heard | None = None, mode: str = "auto", **more: object
     ) -> AsyncIterator[Client]:
-        """A connected client at `path` (`/servers/x`, `/tenants/x` or nothing), over one of the two transports."""
+        """A connected client at `path` (`/servers/x`, `/tenants/x` or nothing), over one of the two transports.
+
+        `more` are further options of the SDK's client.
+        """
         listener = heard or Heard()
         headers = {"Authorization": f"Bearer {self.token}"}
         options = {"message_handler": listener.take, "logging_callback": listener.log, "read_timeout_seconds": 30.0}
+        options |= more
         if face == "sse":
             async with Client(
                 sse_client(f"{self.gateway.url}{path}/sse", headers=headers), mode=mode, **options

@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import uvloop
+from msgspec import Raw
 
-from mcpmux.protocol.events import Failure, Log, Opening, Progress, Result
-from tests.links.harness import call, counter, ending, events, faulty, link_of, running, text, tool
+from mcpmux.protocol.events import Ask, Failure, Log, Opening, Progress, Result
+from tests.links.harness import PATIENCE, call, counter, ending, events, faulty, link_of, running, text, tool
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -79,12 +80,16 @@ async def test_an_error_of_the_server_comes_verbatim(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-async def test_what_the_server_asks_of_a_client_is_answered_with_an_error(tmp_path: Path) -> None:
+async def test_what_the_server_asks_of_a_client_comes_out_of_its_call_and_the_answer_goes_back(tmp_path: Path) -> None:
     async with running(tmp_path, counter()) as pool:
         link = await link_of(pool, "counter")
-        answer = msgspec.json.decode(await call(link, "ask", method="sampling/createMessage"))
-        assert answer["error"]["code"] == -32601
-        assert "not support" in answer["error"]["message"]
+        exchange = link.open(tool("ask", method="sampling/createMessage"))
+        async with asyncio.timeout(PATIENCE):
+            ask = await exchange.next()
+        assert isinstance(ask, Ask)
+        exchange.answer(ask.id, Result(Raw(b'{"model":"m"}')))
+        exchange.answer(ask.id, Result(Raw(b'{"model":"again"}')))
+        assert msgspec.json.decode(await text(exchange))["result"] == {"model": "m"}
         assert msgspec.json.decode(await call(link, "ask", method="ping"))["result"] == {}
 
 

@@ -70,7 +70,7 @@ def call(core: LinkCore[str], owner: str, now: float, caller: str = "ana") -> No
 # Greeting --------------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_revision_is_asked_for_and_nothing_is_announced() -> None:
+def test_the_newest_revision_is_asked_for_and_what_clients_can_be_asked_is_announced() -> None:
     core = LinkCore[str](streamed=False, version="1.2")
     request, sent = core.greet()
     assert json.loads(sent) == {
@@ -79,7 +79,7 @@ def test_the_newest_revision_is_asked_for_and_nothing_is_announced() -> None:
         "method": "initialize",
         "params": {
             "protocolVersion": "2025-11-25",
-            "capabilities": {},
+            "capabilities": {"sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}},
             "clientInfo": {"name": "mcpmux", "version": "1.2"},
         },
     }
@@ -107,15 +107,18 @@ def test_a_server_that_refuses_a_revision_is_asked_for_the_next_older_one() -> N
     core = LinkCore[str](streamed=False, version="1")
     request, _ = core.greet()
     asked = []
+    announced = []
     while True:
         (found,) = core.receive(refusal(request, -32602, "Unsupported protocol version"), None, 0.0)
         if not isinstance(found, Send):
             break
         message = json.loads(found.wire)
         asked.append(message["params"]["protocolVersion"])
+        announced.append(message["params"]["capabilities"])
         request = message["id"]
         assert found.request == request
     assert asked == ["2025-06-18", "2025-03-26", "2024-11-05"]
+    assert announced == [{"sampling": {}, "elicitation": {}}, {"sampling": {}}, {"sampling": {}}]
     assert isinstance(found, Unwelcome)
     assert "Unsupported protocol version" in found.problem
 
@@ -347,11 +350,6 @@ def test_what_a_server_asks_is_answered_and_never_dropped() -> None:
         return json.loads(found[0].wire)
 
     assert asked("ping", "p-1") == {"jsonrpc": "2.0", "id": "p-1", "result": {}}
-    for method in ("sampling/createMessage", "elicitation/create", "roots/list"):
-        reply = asked(method)
-        assert isinstance(reply, dict)
-        assert reply["error"]["code"] == -32601
-        assert "does not support requests from servers to clients yet" in reply["error"]["message"]
     reply = asked("vendor/strange")
     assert isinstance(reply, dict)
     assert reply["error"] == {"code": -32601, "message": "Method not found: vendor/strange"}

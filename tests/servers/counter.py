@@ -255,7 +255,8 @@ class Counter:
         described("offer", "Adds a tool, prompt or resource and says that the list changed.", False, kind="string",
                   name="string"),
         described("withdraw", "Takes away what `offer` added.", False, kind="string", name="string"),
-        described("ask", "Asks the client with this method and says what it answered.", False, method="string"),
+        described("ask", "Asks the client with this method and says what it answered.", False, method="string",
+                  params="object?"),
         described("whereami", "Says process, folder, arguments and environment.", True),
         described("stderr", "Writes a line to stderr.", False, text="string"),
         described("spawn", "Starts a process that outlives this one unless its group is ended.", False),
@@ -323,8 +324,8 @@ class Counter:
         self.notify(f"notifications/{kind}/list_changed")
         return said(f"{kind} has no {name}")
 
-    def tool_ask(self, method: str) -> Steps:
-        answer = yield Ask(method, ASKS.get(method, {}))
+    def tool_ask(self, method: str, params: Json | None = None) -> Steps:
+        answer = yield Ask(method, ASKS.get(method, {}) if params is None else params)
         return said(json.dumps(answer))
 
     def tool_whereami(self) -> Json:

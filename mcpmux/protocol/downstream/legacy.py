@@ -6,9 +6,13 @@ it gets another one. The admission is given back with every event of the call, s
 in this revision; the end of a call frees its id. What belongs to no call (`Changed`, `Updated`) is encoded without
 an admission.
 
-Owns: ids in flight, log level, revision. Not: streams and sockets (`faces`), replay (`replay.py`), what methods
-mean.
-Source: MCP basic/lifecycle, basic/utilities (progress, cancellation), server/utilities/logging.
+What a server asks goes to the client as a request of ours (`ask`), whose id is a number that is never used twice in
+the session. It waits for its answer until that comes (`answered`, once), until nobody needs it any more (`withdraw`),
+or until its call is freed; an answer after that finds nobody.
+
+Owns: ids in flight both ways, log level, revision. Not: streams and sockets (`faces`), replay (`replay.py`), what
+methods mean.
+Source: MCP basic/lifecycle, basic/utilities (progress, cancellation), server/utilities/logging, client/*.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ from typing import Final
 from msgspec import Raw, Struct
 
 from mcpmux.errors import InvalidParams, InvalidRequest, MalformedMessage, MethodUnknown, NotInitialized
-from mcpmux.protocol import envelope, revisions
-from mcpmux.protocol.envelope import Notification, Request
-from mcpmux.protocol.events import Event, Failure, Log, Offered, Progress, Result
+from mcpmux.protocol import abilities, envelope, revisions
+from mcpmux.protocol.envelope import Notification, Reply, Request
+from mcpmux.protocol.events import Ask, Completed, End, Event, Failure, Log, Offered, Progress, Result
 from mcpmux.protocol.methods import (
     CANCELLED,
     CHANGED_BY,
+    ELICITATION_COMPLETE,
     LOG_LEVELS,
     MESSAGE,
     PROGRESS,
@@ -32,6 +37,10 @@ from mcpmux.protocol.methods import (
     Method,
 )
 
+METHOD_NOT_FOUND: Final = -32601
+INTERNAL_ERROR: Final = -32603
+GARBAGE: Final = Failure(INTERNAL_ERROR, "The client's answer is not an object")
+_OBJECT: Final = ord("{")
 _LEVELS: Final = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 
 
@@ -53,6 +62,21 @@ class Admission(Struct, frozen=True, gc=False):
     method: Method
     params: dict[str, Raw]
     token: int | str | None
+
+
+class Answered(Struct, frozen=True, gc=False):
+    """What a client answered: to which `Ask`, in the call of which of its requests."""
+
+    request: int | str
+    ask: int
+    end: End
+
+
+class _Asked(Struct, frozen=True, gc=False):
+    """A request of ours that waits for its answer."""
+
+    request: int | str
+    ask: int
 
 
 def greeted(request: Request) -> Greeting:
@@ -101,13 +125,15 @@ def admission(request: Request) -> Admission:
 class SessionCore:
     """The protocol state of one session; see the module's theory."""
 
-    __slots__ = ("_in_flight", "_level", "greeting")
+    __slots__ = ("_asked", "_in_flight", "_last", "_level", "greeting")
 
     def __init__(self, greeting: Greeting | None = None) -> None:
         """Without a greeting the session waits for its `initialize` (HTTP+SSE, where the stream comes first)."""
         self.greeting = greeting
         self._level = 0
         self._in_flight: set[int | str] = set()
+        self._asked: dict[int, _Asked] = {}
+        self._last = 0
 
     @property
     def revision(self) -> str:
@@ -127,6 +153,11 @@ class SessionCore:
     def in_flight(self) -> int:
         """How many requests have no answer yet."""
         return len(self._in_flight)
+
+    @property
+    def asked(self) -> int:
+        """How many requests of ours wait for the client's answer."""
+        return len(self._asked)
 
     def admit(self, request: Request) -> Admission:
         """Let a request in and remember its id.
@@ -149,6 +180,8 @@ class SessionCore:
     def free(self, admitted: Admission) -> None:
         """The call has ended or was cancelled: its id is not in flight any more."""
         self._in_flight.discard(admitted.id)
+        if self._asked:
+            self._forget(admitted)
 
     def cancels(self, notification: Notification) -> int | str | None:
         """The id in flight that this notification cancels, or None."""
@@ -169,7 +202,51 @@ class SessionCore:
                 return envelope.notification(PROGRESS, {"progressToken": token, **params})
             case Log(level, raw) if _LEVELS.get(level, 0) >= self._level:
                 return b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (MESSAGE.encode(), bytes(raw))
+            case Completed(params=params):
+                return self.completed(params)
         return None
+
+    # What servers ask ------------------------------------------------------------------------------------------
+
+    def ask(self, admitted: Admission, ask: Ask) -> bytes | Failure:
+        """The wire of what a server asks in this call; or what it gets, because this client cannot answer it."""
+        capabilities = self.greeting.capabilities if self.greeting is not None else {}
+        problem = abilities.inability(ask.method, ask.params, capabilities, self.revision)
+        if problem is not None:
+            return Failure(METHOD_NOT_FOUND, problem)
+        self._last += 1
+        self._asked[self._last] = _Asked(admitted.id, ask.id)
+        return envelope.request(self._last, ask.method, ask.params)
+
+    def answered(self, reply: Reply) -> Answered | str:
+        """Whose answer this is, once; otherwise a word for the log. What is no object becomes an error."""
+        number = reply.id
+        asked = self._asked.pop(number, None) if isinstance(number, int) else None
+        if asked is None:
+            return "late" if isinstance(number, int) and 0 < number <= self._last else "unknown_id"
+        if reply.result is None:
+            return Answered(asked.request, asked.ask, Failure(reply.code, reply.message, reply.data))
+        fits = memoryview(reply.result)[0] == _OBJECT
+        return Answered(asked.request, asked.ask, Result(reply.result) if fits else GARBAGE)
+
+    def withdraw(self, admitted: Admission, ask: int | None = None) -> list[bytes]:
+        """Nobody needs the answer to this any more, or to anything that was asked in the call: tell the client."""
+        return [
+            envelope.notification(CANCELLED, {"requestId": Raw(b"%d" % number)})
+            for number in self._forget(admitted, ask)
+        ]
+
+    def completed(self, params: dict[str, Raw]) -> bytes | None:
+        """The wire that says an elicitation is complete; None if this revision does not know it."""
+        return envelope.notification(ELICITATION_COMPLETE, params) if self.revision >= "2025-11-25" else None
+
+    def _forget(self, admitted: Admission, ask: int | None = None) -> list[int]:
+        found = [
+            number for number, asked in self._asked.items() if asked.request == admitted.id and ask in (None, asked.ask)
+        ]
+        for number in found:
+            del self._asked[number]
+        return found
 
     def _set_level(self, params: dict[str, Raw]) -> None:
         level = envelope.text(params.get("level"))

@@ -1,9 +1,11 @@
 """Whose call an unaddressed message of a shared link belongs to: one caller's for certain, or nobody's.
 
-A log message carries no id. On a link whose messages come on one stream (stdio, HTTP+SSE) it belongs to a call only
-if that call is the only one in flight, and no call of another caller was on the link in the last 30 s: a tool may go
-on working a while after its answer. A call that was cancelled counts until the server has answered it all the same,
-or for 5 minutes, because nothing says whether it ever stopped.
+A log message carries no id, and what a server asks of a client carries none of ours. On a shared link whose messages
+come on one stream (stdio, HTTP+SSE) it belongs to a call only if that call is the only one in flight, and no call of
+another caller was on the link in the last 30 s: a tool may go on working a while after its answer. A call that was
+cancelled counts until the server has answered it all the same, or for 5 minutes, because nothing says whether it ever
+stopped. On a link that is lent to one call at a time only such cancelled calls of others count, on a link of one
+client nothing does.
 
 Source: design.md section 3, "A server→client message reaches exactly the caller that it belongs to, or nobody".
 """
@@ -71,6 +73,10 @@ class Callers:
         for seen in (self._last, self._before):
             if seen is not None and seen[0] != caller and now - seen[1] < AFTERMATH:
                 return False
+        return self.unhaunted(caller, now)
+
+    def unhaunted(self, caller: str, now: float) -> bool:
+        """Whether no cancelled call of another caller may still be at work."""
         self._forget_old(now)
         return all(ghost[0] in (caller, OURSELVES) for ghost in self._ghosts.values())
 

@@ -7,10 +7,12 @@ on `open()` gives the wire bytes of a call under an id of our own, and `receive(
 * an answer or progress goes to the call whose id or token it carries, whatever stream it came on;
 * a log message goes to a call only if it belongs to it for certain (`attribution.py`; with streams of its own, as
   Streamable HTTP has, by the stream that it came on), otherwise to nobody;
-* changes belong to no call; what a server asks of a client is answered here; everything else is `Stray`, with a word.
+* what a server asks of a client goes to a call under the same condition, if it was announced in the greeting; to
+  nobody means a clear error to the server;
+* changes belong to no call; everything else is `Stray`, with a word.
 
-A call leaves the table exactly once: by its answer, by `cancel()`, by a broken answer, or with the link by `lose()`.
-Ids are never used twice, so a late or repeated answer finds nobody.
+A call leaves the table exactly once: by its answer, by `cancel()`, by a broken answer, or with the link by `lose()`;
+`orphaned()` then answers what was asked in it. Ids are never used twice, so a late or repeated answer finds nobody.
 
 Source: MCP basic/lifecycle, basic/utilities (cancellation, ping, progress), server/utilities/logging.
 """
@@ -22,21 +24,20 @@ from typing import Final, Generic
 from msgspec import Raw, Struct
 
 from mcpmux.errors import InvalidRequest, MalformedMessage
-from mcpmux.protocol import envelope, methods
+from mcpmux.protocol import abilities, envelope, methods
+from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
-from mcpmux.protocol.events import Changed, Failure, Log, Opening, Progress, Result, Updated
+from mcpmux.protocol.events import Changed, Completed, Failure, Log, Opening, Progress, Result, Updated, Withdrawn
 from mcpmux.protocol.revisions import LEGACY
-from mcpmux.protocol.upstream import wreckage
+from mcpmux.protocol.upstream import asks, wreckage
+from mcpmux.protocol.upstream import greeting as handshake
+from mcpmux.protocol.upstream.asks import Asks
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
 from mcpmux.protocol.upstream.plain import plain_answer
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Greeting, Received, Send, Stray, T, Unwelcome
 
 FIRST_ID: Final = 1001  # small numbers turn up in what servers write by mistake
-METHOD_NOT_FOUND: Final = -32601
 SHOWN: Final = 500  # characters of a stray message that the log may have
-
-# Asked for a revision that they don't speak, servers answer with one of these instead of naming another.
-_REVISION_REFUSED: Final = frozenset({-32602, -32600, -32603, -32000})
 _PING: Final = "ping"
 _INITIALIZE: Final = "initialize"
 _EMPTY: Final = b"{}"
@@ -56,16 +57,23 @@ class LinkCore(Generic[T]):
 
     `streamed`: answers and what belongs to them come on a stream per request, named in `receive()` by the request's
     id. Otherwise everything comes on one stream, and `receive()` gets None. `lent`: the link is one call's alone until
-    the server has answered it, so whatever comes meanwhile belongs to that call.
+    the server has answered it, so whatever comes meanwhile belongs to that call. `own`: the link is one client's alone.
+    `capabilities` are announced as far as the revision knows them. `asks` is what the server waits for.
     """
 
-    __slots__ = ("_callers", "_checks", "_flights", "_greeting_id", "_lent", "_next", "_offer", "_streamed",
-                 "_unasked", "_version", "greeting")  # fmt: skip
+    __slots__ = ("_callers", "_capabilities", "_checks", "_flights", "_greeting_id", "_lent", "_next", "_offer", "_own",
+                 "_streamed", "_unasked", "_version", "asks", "greeting")  # fmt: skip
 
-    def __init__(self, *, streamed: bool, version: str, lent: bool = False) -> None:
+    def __init__(
+        self, *, streamed: bool, version: str, lent: bool = False, own: bool = False,
+        capabilities: Capabilities = abilities.OF_NOBODY,
+    ) -> None:  # fmt: skip
         self.greeting: Greeting | None = None
-        self._streamed = streamed
+        self.asks = Asks()
+        self._capabilities = capabilities
         self._lent = lent
+        self._own = own
+        self._streamed = streamed
         self._version = version
         self._flights: dict[int, _Flight[T]] = {}
         self._checks: dict[int, T] = {}  # pings, which cause no messages and so disturb no attribution
@@ -83,7 +91,7 @@ class LinkCore(Generic[T]):
     @property
     def leftovers(self) -> int:
         """How many entries all tables hold together, cancelled calls apart; for tests and `status`."""
-        return len(self._flights) + len(self._checks) + bool(self._greeting_id)
+        return len(self._flights) + len(self._checks) + bool(self._greeting_id) + len(self.asks)
 
     @property
     def ghosts(self) -> int:
@@ -130,6 +138,15 @@ class LinkCore(Generic[T]):
         self._callers.ended(flight.caller, now)
         return flight.owner
 
+    def orphaned(self) -> list[bytes]:
+        """Errors to be sent for what was asked in calls that have left the table."""
+        return self.asks.orphaned(self._flights)
+
+    def announces(self, capability: str) -> bool:
+        """Whether the greeting told the server of this capability of a client."""
+        greeting = self.greeting
+        return greeting is not None and capability in abilities.announced(self._capabilities, greeting.protocol_version)
+
     def waits_for(self, request: int) -> bool:
         """Whether the answer to `request` is still awaited."""
         return request in self._flights or request in self._checks or self.is_greeting(request)
@@ -144,6 +161,7 @@ class LinkCore(Generic[T]):
         self._flights.clear()
         self._checks.clear()
         self._callers.clear()
+        self.asks.clear()
         self._greeting_id = 0
         return waiting
 
@@ -203,29 +221,18 @@ class LinkCore(Generic[T]):
         self._greeting_id = 0
         if reply.result is None:
             return self._refused(reply)
-        try:
-            found = envelope.members(reply.result)
-        except (InvalidRequest, MalformedMessage):
-            return Unwelcome("its answer to initialize is not an object")
-        revision = envelope.text(found.get("protocolVersion"))
-        if revision not in LEGACY:
-            return Unwelcome(f"it speaks protocol version {revision or '(none)'!s:.40}, which is not spoken here")
-        greeting = Greeting(
-            revision,
-            _object(found.get("capabilities")),
-            found.get("serverInfo", Raw(_EMPTY)),
-            envelope.text(found.get("instructions")),
-        )
+        greeting = handshake.read(reply.result)
+        if isinstance(greeting, Unwelcome):
+            return greeting
         self.greeting = greeting
-        self._unasked = _not_announced(greeting)
+        self._unasked = handshake.not_announced(greeting)
         return Greeted(greeting, envelope.notification(methods.INITIALIZED, None))
 
     def _refused(self, reply: Reply) -> Received[T]:
         """An error instead of a greeting: ask for an older revision if that can be the reason."""
-        named = [revision for revision in LEGACY if _names(reply.data, revision)]
-        older = [revision for revision in named or LEGACY if LEGACY.index(revision) > self._offer]
-        if reply.code in _REVISION_REFUSED and older:
-            self._offer = LEGACY.index(older[0])
+        older = handshake.older(reply, LEGACY[self._offer])
+        if older is not None:
+            self._offer = LEGACY.index(older)
             request, wire = self._initialize()
             return Send(wire, request)
         return Unwelcome(f"it refused initialize: {reply.message[:SHOWN]} ({reply.code})")
@@ -233,12 +240,7 @@ class LinkCore(Generic[T]):
     def _initialize(self) -> tuple[int, bytes]:
         self._greeting_id = self._next
         self._next += 1
-        params = {
-            "protocolVersion": Raw(envelope.encode(LEGACY[self._offer])),
-            # Requests of servers to clients are not supported yet, so nothing is announced that would invite them.
-            "capabilities": Raw(_EMPTY),
-            "clientInfo": Raw(envelope.encode({"name": "mcpmux", "version": self._version})),
-        }
+        params = handshake.initialize(LEGACY[self._offer], self._version, self._capabilities)
         return self._greeting_id, envelope.request(self._greeting_id, _INITIALIZE, params)
 
     # Notifications and requests --------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ class LinkCore(Generic[T]):
 
     def _said(self, message: Request | Notification, stream: int | None, now: float) -> list[Received[T]]:
         if isinstance(message, Request):
-            return _asked(message)
+            return self._asked(message, stream, now)
         params = message.params or {}
         if message.method == methods.PROGRESS:
             return [self._progressed(params)]
@@ -264,8 +266,39 @@ class LinkCore(Generic[T]):
             uri = envelope.text(params.get("uri"))
             return [Stray("invalid", message.method) if uri is None else Updated(uri, _raw(params))]
         if message.method == methods.CANCELLED:
-            return []  # of a request that was answered at once
+            return self._withdrawn(params)
+        if message.method == methods.ELICITATION_COMPLETE:
+            return [self._completed(params)]
         return [Stray("unknown_notification", message.method[:SHOWN])]
+
+    def _asked(self, asked: Request, stream: int | None, now: float) -> list[Received[T]]:
+        """What a server asks of a client: its call's business, or answered here, never dropped."""
+        if asked.method == _PING:
+            return [Send(envelope.result(asked.id, _EMPTY))]
+        problem = asks.problem(asked, self._capabilities, self.greeting)
+        if problem is not None:
+            return _turned_down(asked, problem)
+        if self.asks.repeated(asked):
+            return [Stray("ask_repeated", asked.method)]  # an answer would look like one to the first
+        call = self._call_of(stream, now)
+        if call is None or self._flights[call].caller == OURSELVES:
+            return _turned_down(asked, asks.UNATTRIBUTED)
+        if self.asks.crowded(call):
+            return _turned_down(asked, asks.EXCESS)
+        return [Deliver(self._flights[call].owner, self.asks.add(asked, call))]
+
+    def _withdrawn(self, params: dict[str, Raw]) -> list[Received[T]]:
+        call, ask = self.asks.withdraw(params.get("requestId")) or (0, 0)
+        flight = self._flights.get(call)
+        return [] if flight is None else [Deliver(flight.owner, Withdrawn(ask))]
+
+    def _completed(self, params: dict[str, Raw]) -> Received[T]:
+        elicitation = envelope.text(params.get("elicitationId"))
+        if elicitation is None:
+            return Stray("invalid", methods.ELICITATION_COMPLETE)
+        event = Completed(elicitation, params)
+        flight = self._flights.get(self.asks.eliciting(elicitation) or 0)
+        return event if flight is None else Deliver(flight.owner, event)
 
     def _progressed(self, params: dict[str, Raw]) -> Received[T]:
         token = envelope.identifier(params.get("progressToken"))
@@ -276,22 +309,29 @@ class LinkCore(Generic[T]):
 
     def _logged(self, params: dict[str, Raw], stream: int | None, now: float) -> Received[T]:
         level = envelope.text(params.get("level"))
-        flight = self._flight_of(stream, now)
+        # What comes beside the calls' own streams may be about anything that a remote server does.
+        aside = self._streamed and stream is None and not (self._lent or self._own)
+        call = None if aside else self._call_of(stream, now)
         if level not in methods.LOG_LEVELS:
             return Stray("invalid", methods.MESSAGE)
-        if flight is None:
+        if call is None:
             return Stray("unattributed", _shown(envelope.encode(params)))
-        return Deliver(flight.owner, Log(level, _raw(params)))
+        return Deliver(self._flights[call].owner, Log(level, _raw(params)))
 
-    def _flight_of(self, stream: int | None, now: float) -> _Flight[T] | None:
+    def _call_of(self, stream: int | None, now: float) -> int | None:
         """The call that a message without an address belongs to for certain."""
-        if self._streamed:
-            return None if stream is None else self._flights.get(stream)
-        if len(self._flights) != 1:
+        if self._streamed and stream is not None:
+            return stream if stream in self._flights else None
+        if self._own:
+            # Whichever it is, it is the same client's: the newest is the most likely to be waited for.
+            return next((call for call in reversed(self._flights) if self._flights[call].caller != OURSELVES), None)
+        call = self._only_one()
+        if call is None:
             return None
-        flight = next(iter(self._flights.values()))
-        certain = self._lent or flight.caller == OURSELVES or self._callers.alone(flight.caller, now)
-        return flight if certain else None
+        caller = self._flights[call].caller
+        if self._lent:
+            return call if self._callers.unhaunted(caller, now) else None
+        return call if caller == OURSELVES or self._callers.alone(caller, now) else None
 
     # Wreckage --------------------------------------------------------------------------------------------------
 
@@ -340,51 +380,15 @@ def _ending(owner: T, reply: Reply) -> Received[T]:
     return Deliver(owner, Result(reply.result))
 
 
-def _asked(request: Request) -> list[Received[T]]:
-    """What a server asks of a client: answered here, never dropped."""
-    if request.method == _PING:
-        return [Send(envelope.result(request.id, _EMPTY))]
-    known = request.method in methods.SERVER_REQUESTS
-    text = f"Method not found: {request.method[:SHOWN]}"
-    if known:
-        text += " (mcpmux does not support requests from servers to clients yet)"
-    return [
-        Send(envelope.error(request.id, METHOD_NOT_FOUND, text)),
-        Stray("request_refused" if known else "unknown_request", request.method[:SHOWN]),
-    ]
+def _turned_down(asked: Request, problem: asks.Problem) -> list[Received[T]]:
+    text = envelope.error(asked.id, problem.code, problem.text)
+    return [Send(text), Stray(problem.reason, asked.method[:SHOWN])]
 
 
 def _with_token(params: dict[str, Raw] | None, token: int) -> dict[str, Raw]:
-    meta = _object((params or {}).get("_meta"))
+    meta = handshake.members((params or {}).get("_meta"))
     meta["progressToken"] = Raw(b"%d" % token)
     return {**(params or {}), "_meta": _raw(meta)}
-
-
-def _not_announced(greeting: Greeting) -> frozenset[str]:
-    """The methods that need what the server did not announce."""
-    announced = {name for name, value in greeting.capabilities.items() if bytes(value) not in (b"null", b"false")}
-    absent = {
-        method.name for method in methods.REQUESTS.values() if method.capability and method.capability not in announced
-    }
-    if greeting.protocol_version == LEGACY[-1]:
-        absent.discard("completion/complete")  # 2024-11-05 had completion, but no capability for it
-    if "logging" not in announced:
-        absent.add("logging/setLevel")
-    resources = _object(greeting.capabilities.get("resources"))
-    if bytes(resources.get("subscribe", b"")) != b"true":
-        absent |= {"resources/subscribe", "resources/unsubscribe"}
-    return frozenset(absent)
-
-
-def _object(raw: Raw | None) -> dict[str, Raw]:
-    try:
-        return {} if raw is None else envelope.members(raw)
-    except (InvalidRequest, MalformedMessage):
-        return {}
-
-
-def _names(data: Raw | None, revision: str) -> bool:
-    return data is not None and b'"%b"' % revision.encode() in bytes(data)
 
 
 def _raw(params: dict[str, Raw]) -> Raw:

@@ -1,6 +1,6 @@
 """What a link's core says of what it received: whose it is, what to send back, what the server said of itself.
 
-The words of both eras; `Changed` and `Updated`, which belong to no call, come as they are.
+The words of both eras; `Changed`, `Updated` and `Completed`, which belong to no call, come as they are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Raw, Struct
 
-from mcpmux.protocol.events import Changed, Event, Updated
+from mcpmux.protocol.events import Event, News
 
 T = TypeVar("T")
 
@@ -64,4 +64,4 @@ class Stray(Struct, frozen=True):
     text: str = ""
 
 
-Received = Deliver[T] | Broken[T] | Send | Greeted | Unwelcome | Stray | Changed | Updated
+Received = Deliver[T] | Broken[T] | Send | Greeted | Unwelcome | Stray | News
