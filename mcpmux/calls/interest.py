@@ -67,6 +67,7 @@ class Interest:
             self._order(key, _SUBSCRIBE, _uri(uri))
         self._wanted[resource].add(session)
         self._of[session].add(resource)
+        self._pool.keep(key)
 
     def remove(self, session: str, key: LinkKey, uri: str) -> None:
         """This session does not want to hear of the resource any more."""
@@ -78,6 +79,8 @@ class Interest:
         if not self._wanted[resource]:
             del self._wanted[resource]
             self._order(key, _UNSUBSCRIBE, _uri(uri))
+        if not any(of == key for of, _ in self._of[session]):
+            self._pool.let_go(key)
 
     def count(self, session: str) -> int:
         """How many resources one session has subscribed."""
@@ -98,7 +101,10 @@ class Interest:
         for key, uri in list(self._of.get(session, ())):
             self.remove(session, key, uri)
         self._of.pop(session, None)
-        self._tell_levels(self._unvote(session))
+        silenced = self._unvote(session)
+        for server in silenced:
+            self._told.pop(LinkKey(server, session), None)
+        self._tell_levels(silenced)
 
     async def updates(self) -> AsyncIterator[tuple[str, str, str]]:
         """(session, server, uri) for every subscribed resource that changed, once for each session that wants it."""
@@ -132,6 +138,7 @@ class Interest:
         self._told.pop(key, None)
         for of, uri in list(self._wanted):
             if of == key:
+                self._pool.keep(key)
                 self._order(key, _SUBSCRIBE, _uri(uri))
         self._tell_levels((key.server,))
         self._tell_own_level(key)

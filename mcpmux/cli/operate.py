@@ -182,7 +182,9 @@ def _status_lines(told: _Status) -> list[str]:
     lines = [
         f"mcpmux {told.version} at {told.url}, {told.phase}, up {_span(told.uptime)}",
         f"{told.sessions} sessions, {told.calls} calls in flight",
-        *table((server.id, server.state, _tools(server), _links(server), server.reason or "") for server in told.servers),
+        *table(
+            (server.id, server.state, _tools(server), _links(server), server.reason or "") for server in told.servers
+        ),
         _counted([server.state for server in told.servers]),
     ]
     if not told.config.ok:

@@ -42,12 +42,13 @@ class Fleet(ABC):
     """See the module."""
 
     __slots__ = ("_at_work", "_ended", "_fittings", "_known", "_listener", "_retiring", "_seen", "_tasks", "alone",
-                 "server", "since")  # fmt: skip
+                 "kept", "server", "since")  # fmt: skip
 
     def __init__(self, server: Server, fittings: Fittings, listener: Listener) -> None:
         self.server = server
         self.since = time.time()  # when the server came into its state
         self.alone: Berth | None = None  # the one link that serves whoever gives no scope
+        self.kept: set[str] = set()  # scopes whose link stays although it is not used
         self._fittings = fittings
         self._listener = listener
         self._tasks: asyncio.TaskGroup | None = None

@@ -136,6 +136,16 @@ class Pool(Listener):
                 for fleet in seat.both():
                     fleet.end_scope(scope)
 
+    def keep(self, key: LinkKey) -> None:
+        """Let this scope's own link stay although no calls go through it: whoever has it waits to hear of something."""
+        if key.scope and (seat := self._seats.get(key.server)) is not None:
+            seat.current.kept.add(key.scope)
+
+    def let_go(self, key: LinkKey) -> None:
+        """Nothing is waited for on this scope's own link any more."""
+        if (seat := self._seats.get(key.server)) is not None:
+            seat.current.kept.discard(key.scope)
+
     def common(self, server: str) -> list[LinkKey]:
         """The addresses of the links that everybody's calls go through."""
         seat = self._seats.get(server)

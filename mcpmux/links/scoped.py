@@ -4,9 +4,10 @@ The link for lists has no scope and stays warm: what the server offers is known 
 its `list_changed` is heard, and the server's state is that link's. No caller's call ever goes through it.
 
 A scope's link is started by the first call that needs it. At most `max_links` live at a time, those on their way out
-included, so that the bound is one of processes. It ends with its scope, after `idle` seconds without a call, or when
-another scope needs its place and none has been unused for longer; the next call of its scope starts a new one. While
-every link is in the middle of a call, whoever needs another one waits in line, as for a seat.
+included, so that the bound is one of processes. It ends with its scope, after `idle` seconds without a call (unless it
+is `kept`, because its scope waits to hear of something), or when another scope needs its place and none has been unused
+for longer; the next call of its scope starts a new one. While every link is in the middle of a call, whoever needs
+another one waits in line, as for a seat.
 
 While the server itself has failed (its link for lists says so), no scope starts one either.
 """
@@ -117,6 +118,7 @@ class Scoped(Fleet):
 
     def end_scope(self, scope: str) -> None:
         """Whoever had this scope is gone: its link ends at once."""
+        self.kept.discard(scope)
         if scope in self._own:
             self._dismiss(scope)
 
@@ -194,7 +196,7 @@ class Scoped(Fleet):
         for scope, own in list(self._own.items()):
             if own.busy:
                 own.used = now
-            elif now - own.used >= self.server.idle:
+            elif now - own.used >= self.server.idle and scope not in self.kept:
                 self._dismiss(scope)
         self._make_room()
         self._watch()

@@ -160,6 +160,23 @@ async def test_a_link_that_is_not_used_ends_and_a_busy_one_does_not(tmp_path: Pa
         assert await count(pool, BEN) == "1"
 
 
+async def test_a_link_on_which_something_is_waited_for_stays_unless_its_place_is_needed(tmp_path: Path) -> None:
+    async with running(tmp_path, apart(idle=0.1, max_links=2)) as pool:
+        await count(pool, ANA)
+        await count(pool, BEN)
+        pool.keep(ANA)
+        await until(lambda: alive(pool) == 2)
+        assert pool.lives(ANA)
+        async with asyncio.TaskGroup() as tasks:
+            for key in (BEN, CEM):
+                tasks.create_task(count(pool, key))
+        assert not pool.lives(ANA)
+        assert await count(pool, ANA) == "1"
+        await until(lambda: alive(pool) == 2)
+        pool.let_go(ANA)
+        await until(lambda: alive(pool) == 1)
+
+
 async def test_nothing_of_a_server_is_left_when_it_is_removed(tmp_path: Path) -> None:
     async with running(tmp_path, apart()) as pool:
         for key in (ANA, BEN, CEM):
