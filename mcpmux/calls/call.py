@@ -8,6 +8,7 @@ one record. What the server asks in between (`Ask`) is answered by `reply()`; `i
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from mcpmux.identity.principal import Principal
 from mcpmux.links.exchange import Exchange
 from mcpmux.observe.tally import Tally
 from mcpmux.protocol import abilities, faults
+from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.events import Ask, End, Event, Failure, Progress, Quiet, Result, Withdrawn
 
@@ -40,11 +42,16 @@ MOST_REQUIRED = 16  # elicitations of one error
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and through which endpoint; `session` is the id of the downstream session."""
+    """Who asks, and through which endpoint.
+
+    `session` is the id of the downstream session, empty where the request belongs to none; `capabilities` is what the
+    client says it can do.
+    """
 
     principal: Principal
     view: View
     session: str
+    capabilities: Capabilities = dataclasses.field(default_factory=dict)
 
 
 class Call(Struct, eq=False):

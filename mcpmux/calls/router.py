@@ -287,7 +287,8 @@ class Router:
             key = self._pool.lasting(key)
         link = self._pool.ready(key)
         if link is None:
-            link = await call.patiently(self._pool.link(key, min(server.timeout, RESTART_WAIT)))
+            wait, client = min(server.timeout, RESTART_WAIT), call.caller.capabilities
+            link = await call.patiently(self._pool.link(key, wait, client))
         _begin(call, found, link)
 
     def _route(self, view: View, grants: GrantSet, subject: Subject, name: str) -> tuple[Found, Decision] | None:

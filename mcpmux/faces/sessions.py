@@ -26,8 +26,9 @@ from mcpmux.identity.principal import Principal
 from mcpmux.observe.fence import fenced
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
+from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.downstream import legacy
-from mcpmux.protocol.downstream.legacy import SessionCore
+from mcpmux.protocol.downstream.legacy import Greeting, SessionCore
 from mcpmux.protocol.downstream.replay import GET_STREAM, Replay
 from mcpmux.protocol.envelope import Reply, Request
 from mcpmux.protocol.events import ENDS, Ask, Event, Failure, Offered, Withdrawn
@@ -110,8 +111,16 @@ class Session:
     def caller_of(self, principal: Principal) -> Caller:
         """The caller of one request: each is decided by the token that it carries."""
         if self.caller.principal is not principal:
-            self.caller = Caller(principal, self.caller.view, self.id)
+            self.caller = self._known(principal)
         return self.caller
+
+    def greet(self, greeting: Greeting) -> None:
+        """The client has said what it is, after the session was opened. Raises: InvalidRequest."""
+        self.core.greet(greeting)
+        self.caller = self._known(self.caller.principal)
+
+    def _known(self, principal: Principal) -> Caller:
+        return Caller(principal, self.caller.view, self.id, _capabilities(self.core))
 
     def release(self, call: Call) -> None:
         """The call has ended, and its end is known to whoever answers it: its id may be used again."""
@@ -220,7 +229,8 @@ class Sessions:
         if self._held[principal.key] >= self._limits.sessions_per_user:
             raise SessionsExhausted
         session_id = secrets.token_urlsafe(24)
-        session = Session(session_id, transport, Caller(principal, view, session_id), core)
+        caller = Caller(principal, view, session_id, _capabilities(core))
+        session = Session(session_id, transport, caller, core)
         for what in Offered:
             session.seen[what] = self._lists.listing(view, grants, what).digest
         self._sessions[session_id] = session
@@ -357,3 +367,8 @@ class Sessions:
             wire = session.core.completed(params) if session is not None else None
             if session is not None and wire is not None:
                 session.inbox.put(wire)
+
+
+def _capabilities(core: SessionCore) -> Capabilities:
+    """What the client says it can do; nothing before it has said so."""
+    return core.greeting.capabilities if core.greeting is not None else {}

@@ -110,7 +110,7 @@ class LegacySse:
             await _sent(stream, refused_wire(entry, error, request.id))
 
     async def _initialized(self, entry: Entry, session: Session, request: Request) -> bytes:
-        session.core.greet(legacy.greeted(request))
+        session.greet(legacy.greeted(request))
         caller = session.caller_of(entry.principal)
         return envelope.result(request.id, await self._router.initialize(caller, session.core.revision))
 

@@ -23,6 +23,7 @@ from mcpmux.links.link import Link
 from mcpmux.links.seats import Seats
 from mcpmux.links.states import State
 from mcpmux.links.supervisor import Fittings, Supervisor
+from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.events import News
 
 
@@ -74,9 +75,10 @@ class Fleet(ABC):
         """The link, if a call can be opened on it this very moment."""
 
     @abstractmethod
-    def link(self, scope: str, until: float) -> Awaitable[Link | None]:
+    def link(self, scope: str, until: float, client: Capabilities) -> Awaitable[Link | None]:
         """The link, waiting until loop time `until`; None: something is different, look again.
 
+        `client`: what whoever has this scope can do, for a link that is started now.
         Raises: ServerUnavailable, ServerBusy.
         """
 

@@ -37,6 +37,7 @@ from mcpmux.links.status import ServerStatus, status_of
 from mcpmux.links.supervisor import Fittings
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
+from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
 from mcpmux.protocol.events import Changed, Completed, News, Updated
 
 BESIDE_LIMIT: Final = 60.0  # seconds that an old fleet serves beside a new one that is still starting
@@ -117,15 +118,16 @@ class Pool(Listener):
             return seat.current.ready(key.scope)
         return alone.supervisor.ready if alone.bulkhead.free else None
 
-    async def link(self, key: LinkKey, wait: float) -> Link:
+    async def link(self, key: LinkKey, wait: float, client: Capabilities = OF_NOBODY) -> Link:
         """The link, waiting up to `wait` seconds for a start, a restart or a free seat. Open before you await.
 
+        `client`: what whoever has the scope of `key` can do, for a link that is started now.
         Raises: ServerUnavailable, ServerBusy.
         """
         until = asyncio.get_running_loop().time() + wait
         while True:
             fleet = self._fleet_of(key)
-            link = await fleet.link(key.scope, until)
+            link = await fleet.link(key.scope, until, client)
             if link is not None and self._fleet_of(key) is fleet:
                 return link
 

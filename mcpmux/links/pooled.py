@@ -21,6 +21,7 @@ from mcpmux.links.lending import Desk
 from mcpmux.links.link import Link
 from mcpmux.links.states import State
 from mcpmux.links.supervisor import Fittings, Supervisor
+from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.events import Completed, News
 
 _BEST_FIRST: Final = (
@@ -70,7 +71,7 @@ class Pooled(Fleet):
         """A link that is free, or the free one of `scope`."""
         return self._desk.ready(scope)
 
-    async def link(self, scope: str, until: float) -> Link | None:
+    async def link(self, scope: str, until: float, client: Capabilities) -> Link | None:
         """See `Fleet`; `scope` empty: any of the links."""
         meant = [member for member in self._members if not scope or member.key.scope == scope]
         if not any(member.hopeful for member in meant):

@@ -26,6 +26,7 @@ from mcpmux.links.bulkhead import Bulkhead
 from mcpmux.links.fleet import Fleet, Listener
 from mcpmux.links.link import Link
 from mcpmux.links.supervisor import Fittings, Supervisor
+from mcpmux.protocol.abilities import Capabilities
 
 LOOKS: Final = 4  # within the time after which an unused link ends
 LONGEST_LOOK: Final = 30.0  # seconds
@@ -84,7 +85,7 @@ class Scoped(Fleet):
         own.used = self._now()
         return own.ready
 
-    async def link(self, scope: str, until: float) -> Link | None:
+    async def link(self, scope: str, until: float, client: Capabilities) -> Link | None:
         """See `Fleet`; starts the link of a scope that has none."""
         if not scope:
             return await self._lists.link(until)
@@ -93,7 +94,7 @@ class Scoped(Fleet):
             await self._place(scope, until)
             if self._retiring:
                 return None
-            own = self._own.get(scope) or self._begun(scope)
+            own = self._own.get(scope) or self._begun(scope, client)
         own.used = self._now()
         own.awaited += 1
         try:
@@ -153,10 +154,11 @@ class Scoped(Fleet):
         self._dismiss(min(idle, key=lambda scope: idle[scope]))
         return True
 
-    def _begun(self, scope: str) -> _Own:
+    def _begun(self, scope: str, client: Capabilities) -> _Own:
         self._places.take()
         bulkhead = Bulkhead(self.server.id, self.server.concurrency)
         own = self._own[scope] = _Own(self._supervisor(scope, bulkhead), bulkhead, self._now())
+        own.supervisor.client = client
         self._start(own.supervisor)
         self._watch()
         return own

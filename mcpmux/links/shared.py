@@ -11,6 +11,7 @@ from mcpmux.links.bulkhead import Bulkhead
 from mcpmux.links.fleet import Fleet, Listener
 from mcpmux.links.link import Link
 from mcpmux.links.supervisor import Fittings, Supervisor
+from mcpmux.protocol.abilities import Capabilities
 
 
 class Shared(Fleet):
@@ -36,7 +37,7 @@ class Shared(Fleet):
         """The link, if it is asked for as everybody's, lives, and has a free seat."""
         return None if scope else self._berth.ready
 
-    def link(self, scope: str, until: float) -> Awaitable[Link | None]:
+    def link(self, scope: str, until: float, client: Capabilities) -> Awaitable[Link | None]:
         """See `Fleet`; whoever gives no scope is everybody."""
         if scope:
             raise ServerUnavailable(self.server.id)

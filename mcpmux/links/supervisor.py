@@ -29,6 +29,7 @@ from mcpmux.links.starts import Starts
 from mcpmux.links.states import Happened, State
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
+from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
 from mcpmux.protocol.events import News
 from mcpmux.protocol.upstream import LinkCore
 
@@ -61,7 +62,7 @@ class Supervisor:
 
     __slots__ = (
         "_backoff", "_drain_until", "_ground", "_link", "_next_try", "_owner", "_retiring", "_starts", "_task",
-        "_turn", "attempts", "key", "reason", "seats", "server", "since", "state", "stumbled", "wanted",
+        "_turn", "attempts", "client", "key", "reason", "seats", "server", "since", "state", "stumbled", "wanted",
     )  # fmt: skip
 
     def __init__(self, key: LinkKey, server: Server, seats: Seats, fittings: Fittings, owner: Owner) -> None:
@@ -71,6 +72,7 @@ class Supervisor:
         self.state = states.initial(enabled=server.enabled, unconfigured=server.unconfigured)
         self.reason = server.why_unconfigured if self.state is State.UNCONFIGURED else None
         self.since = time.time()
+        self.client: Capabilities | None = None  # what the one client can do whose own the link is
         self.attempts = 0  # links begun
         self.stumbled = False  # an attempt has ended
         self.wanted = False  # a call waits for it
@@ -194,6 +196,8 @@ class Supervisor:
             streamed=self.server.transport == "http",
             version=self._ground.version,
             lent=self.seats.lent,
+            own=self.client is not None,
+            capabilities=OF_NOBODY if self.client is None else self.client,
         )
 
     async def _live(self, life: _Life) -> None:

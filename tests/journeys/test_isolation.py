@@ -13,6 +13,7 @@ from mcp import Client
 
 from tests.gateway_process import Gateway, running
 from tests.journeys.clients import FACES, Heard, Person, all_tools, appears, said, until
+from tests.journeys.test_servers_ask import Answering
 from tests.servers import counter
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
@@ -20,13 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprec
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """mcpmux with `pool`, which has two links, and `own`, which has one for each of at most three sessions."""
+    """mcpmux with `pool` of two links, `wide` of three, and `own` with one for each of at most three sessions."""
     servers = {
         "pool": counter("--name", "pool", isolation="pooled", links=2, timeout="20s"),
+        "wide": counter("--name", "wide", isolation="pooled", links=3),
         "own": counter("--name", "own", isolation="session", max_links=3, timeout="20s"),
     }
     with running(tmp_path_factory.mktemp("gateway"), servers) as made:
         made.wait_for(lambda: len(made.logged("link_ready", server="pool")) == 2, 20, "both links of pool")
+        made.wait_for(lambda: len(made.logged("link_ready", server="wide")) == 3, 20, "the links of wide")
         made.wait_for(lambda: made.logged("link_ready", server="own"), 20, "own")
         yield made
 
@@ -114,6 +117,27 @@ async def test_a_client_that_goes_away_costs_the_pool_at_most_one_link_for_a_mom
     assert gateway.metric("mcpmux_links", server="pool", state="ready") == 2
 
 
+@pytest.mark.parametrize("face", FACES)
+async def test_a_pooled_server_asks_many_people_at_once_each_for_their_own_call(
+    face: str, people: list[Person]
+) -> None:
+    """Everybody answers when everybody has been asked: all three questions are open at the same time."""
+    together = asyncio.Barrier(len(people))
+
+    async def work(person: Person) -> None:
+        mine = Answering(person.email, together)
+        async with person.connected(face=face, **mine.callbacks) as client:
+            for _ in range(3):
+                elicited = json.loads(said(await client.call_tool("wide__ask", {"method": "elicitation/create"})))
+                assert elicited["result"]["content"] == {"name": person.email}
+                sampled = json.loads(said(await client.call_tool("wide__ask", {"method": "sampling/createMessage"})))
+                assert sampled["result"]["content"]["text"] == f"{person.email}'s model"
+
+    async with asyncio.TaskGroup() as tasks:
+        for person in people:
+            tasks.create_task(work(person))
+
+
 # A link for each session -----------------------------------------------------------------------------------------
 
 
@@ -137,6 +161,31 @@ async def test_each_session_has_its_own_process_until_it_ends(
     assert len(processes) == 3
     await until(lambda: not any(map(psutil.pid_exists, processes)), what="the end of the sessions' processes")
     assert [link["state"] for link in links(gateway, "own")] == ["ready"]
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_a_session_s_own_link_announces_what_its_client_can_do_and_asks_it(
+    face: str, people: list[Person]
+) -> None:
+    """Roots are announced to nobody's but a session's own link."""
+
+    async def roots(_: object) -> types.ListRootsResult:
+        return types.ListRootsResult(roots=[types.Root(uri="file:///home/ana")])
+
+    mine = Answering("ana")
+    async with (
+        people[0].connected(face=face, list_roots_callback=roots, **mine.callbacks) as able,
+        people[1].connected(face=face, mode="legacy") as unable,
+    ):
+        answer = json.loads(said(await able.call_tool("own__ask", {"method": "roots/list"})))
+        assert answer["result"]["roots"] == [{"uri": "file:///home/ana"}]
+        answer = json.loads(said(await able.call_tool("own__ask", {"method": "elicitation/create"})))
+        assert answer["result"]["content"] == {"name": "ana"}
+        for method in ("roots/list", "elicitation/create", "sampling/createMessage"):
+            answer = json.loads(said(await unable.call_tool("own__ask", {"method": method})))
+            assert answer["error"]["code"] == -32601
+        answer = json.loads(said(await able.call_tool("wide__ask", {"method": "roots/list"})))
+        assert answer["error"]["code"] == -32601
 
 
 async def test_two_sessions_of_one_person_do_not_share_either(people: list[Person]) -> None:
