@@ -1,4 +1,4 @@
-"""What a test sees of a server's side: the messages that `witness.py` wrote down."""
+"""What a test sees of a server's side: the messages that `witness.py` wrote down, each as the schema has it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.schemas.wire import Wire
 
 WAIT = 5.0
 Json = dict[str, object]
@@ -19,6 +21,8 @@ class Witness:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.record = folder / f"{name}.record"
+        self._wire = Wire("2025-11-25", "Client")
+        self._checked = 0
 
     def section(self, *arguments: str | int, **more: object) -> dict[str, object]:
         """The config section that starts it."""
@@ -30,8 +34,11 @@ class Witness:
         if not self.record.exists():
             return []
         text = self.record.read_text()
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        return [one for line in lines if method in (None, (one := json.loads(line)).get("method"))]
+        messages = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        for message in messages[self._checked :]:
+            self._checked += 1
+            self._wire.sent(message)
+        return [one for one in messages if method in (None, one.get("method"))]
 
     def tools(self, name: str) -> list[Json]:
         """The calls of one tool so far."""

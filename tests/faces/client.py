@@ -1,7 +1,8 @@
 """A plain MCP client over HTTP for tests: every header, status and event is visible, nothing is hidden or mended.
 
 `Session` is one Streamable HTTP session of one revision, `OldSession` one over HTTP+SSE. `Events` reads an event
-stream as it comes. Everything that waits gives up after 5 s.
+stream as it comes. Everything that waits gives up after 5 s, and every message of mcpmux in a session is checked
+against the schema of its revision.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import aiohttp
 
 from mcpmux.identity import development_issuer
 from tests.gateway_process import Gateway
+from tests.schemas.wire import Wire
 
 WAIT = 5.0
 Json = dict[str, object]
@@ -119,9 +121,10 @@ class Event:
 class Events:
     """The events of one answer, in order; comments are left out."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, wire: Wire | None = None) -> None:
         self.answer = answer
         self.last: str | None = None
+        self._wire = wire
 
     async def next(self) -> Event | None:
         """The next event, None when the stream has ended properly."""
@@ -167,15 +170,20 @@ class Events:
         retry = fields.get("retry")
         id_ = fields.get("id", [None])[-1]
         self.last = id_ or self.last
-        return Event(
-            id_, fields.get("event", [None])[-1], "\n".join(fields.get("data", [])), int(retry[0]) if retry else None
-        )
+        kind, data = fields.get("event", [None])[-1], "\n".join(fields.get("data", []))
+        if self._wire is not None and data and kind in (None, "message"):
+            self._wire.sent(json.loads(data))
+        return Event(id_, kind, data, int(retry[0]) if retry else None)
 
 
-async def read(answer: aiohttp.ClientResponse) -> Answer:
+async def read(answer: aiohttp.ClientResponse, wire: Wire | None = None) -> Answer:
     """All of an answer."""
     async with asyncio.timeout(WAIT):
-        return Answer(answer.status, answer.headers, await answer.read())
+        found = Answer(answer.status, answer.headers, await answer.read())
+    if wire is not None and answer.content_type in ("application/json", "text/event-stream"):
+        for message in found.messages:
+            wire.sent(message)
+    return found
 
 
 @dataclass
@@ -187,6 +195,10 @@ class Session:
     headers: dict[str, str]
     revision: str = NEWEST
     greeted: Json = field(default_factory=dict)
+    wire: Wire = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wire = Wire(self.revision, "Server")
 
     @classmethod
     async def opened(
@@ -214,12 +226,12 @@ class Session:
     async def post(self, message: object, **more: str) -> Answer:
         """POST a message (or bytes as they are) and read the whole answer."""
         async with asyncio.timeout(WAIT), self.posting(message, **more) as answer:
-            return await read(answer)
+            return await read(answer, self.wire)
 
     @asynccontextmanager
     async def posting(self, message: object, **more: str) -> AsyncIterator[aiohttp.ClientResponse]:
         """POST a message; the answer while it still comes."""
-        data = message if isinstance(message, bytes) else json.dumps(message).encode()
+        data = _heard(self.wire, message)
         headers = {"Content-Type": "application/json", **self.headers, **_named(more)}
         async with self.http.post(self.url, data=data, headers=headers) as answer:
             yield answer
@@ -229,7 +241,7 @@ class Session:
         """POST a message whose answer is an event stream."""
         async with self.posting(message) as answer:
             assert answer.content_type == "text/event-stream", await read(answer)
-            yield Events(answer)
+            yield Events(answer, self.wire)
 
     @asynccontextmanager
     async def listening(self, last: str | None = None) -> AsyncIterator[Events]:
@@ -238,7 +250,7 @@ class Session:
         headers = {**self.headers, "Accept": "text/event-stream", **more}
         async with self.http.get(self.url, headers=headers) as answer:
             assert answer.status == 200, await read(answer)
-            yield Events(answer)
+            yield Events(answer, self.wire)
 
     async def get(self, **more: str) -> Answer:
         """GET, when it is refused."""
@@ -255,9 +267,9 @@ class Session:
         id_ = secrets.token_hex(4)
         async with asyncio.timeout(WAIT), self.posting(request(method, params, id_)) as answer:
             if answer.content_type == "text/event-stream":
-                messages = await Events(answer).messages()
+                messages = await Events(answer, self.wire).messages()
             else:
-                messages = [(await read(answer)).json]
+                messages = [(await read(answer, self.wire)).json]
         found = [one for one in messages if one.get("id") == id_]
         assert len(found) == 1, messages
         return found[0]
@@ -287,6 +299,18 @@ def error_of(message: Json) -> tuple[object, object]:
     return found["code"], found["message"]
 
 
+def _heard(wire: Wire, message: object) -> bytes:
+    """A message as bytes, remembered; those that are given as bytes may be anything."""
+    if not isinstance(message, bytes):
+        wire.heard(message)
+        return json.dumps(message).encode()
+    try:
+        wire.heard(json.loads(message))
+    except (ValueError, RecursionError):
+        wire.forget()
+    return message
+
+
 def _named(more: Mapping[str, str]) -> dict[str, str]:
     """Keywords as header names: `Mcp_Session_Id` is `Mcp-Session-Id`."""
     return {name.replace("_", "-"): value for name, value in more.items()}
@@ -301,10 +325,11 @@ class OldSession:
     path: str
     headers: dict[str, str]
     events: Events
+    wire: Wire
 
     async def post(self, message: object, **more: str) -> Answer:
         """POST a message and read the HTTP answer."""
-        data = message if isinstance(message, bytes) else json.dumps(message).encode()
+        data = _heard(self.wire, message)
         headers = {"Content-Type": "application/json", **self.headers, **_named(more)}
         async with self.http.post(self.base + self.path, data=data, headers=headers) as answer:
             return await read(answer)
@@ -326,10 +351,11 @@ async def old_session(
     """An HTTP+SSE session below the path `under`, after its handshake unless `revision` is None."""
     async with http.get(f"{base}{under}/sse", headers={**who, "Accept": "text/event-stream"}) as answer:
         assert answer.status == 200, await read(answer)
-        events = Events(answer)
+        wire = Wire(revision or "2024-11-05", "Server")
+        events = Events(answer, wire)
         first = await events.next()
         assert first is not None and first.kind == "endpoint", first
-        made = OldSession(http, base, first.data, dict(who), events)
+        made = OldSession(http, base, first.data, dict(who), events, wire)
         if revision is not None:
             await made.ask("initialize", greeting(revision, able))
             assert (await made.post(notification("notifications/initialized"))).status == 202
