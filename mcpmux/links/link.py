@@ -226,6 +226,9 @@ class Link:
             return
         exchange = self._core.drop(request, self.loop.time())
         if exchange is not None:
+            if self._seats.lent and isinstance(error, LinkLost):
+                # The request was lost on its way or at work: what the server still says of it must meet nobody.
+                self._replace(problem)
             exchange.put_error(error)
 
     def waits_for(self, request: int) -> bool:
@@ -265,7 +268,7 @@ class Link:
             self.closed(exchange)
             return
         if self._seats.lent and exchange.seated and wire is not None:
-            self._hold = Hold(exchange, self._replace)
+            self._hold = Hold(exchange, self._overdue)
         else:
             self.closed(exchange)
             self._transport.forget(exchange.id)
@@ -338,9 +341,12 @@ class Link:
             self._transport.forget(exchange.id)
         self.closed(exchange)
 
-    def _replace(self) -> None:
+    def _overdue(self) -> None:
+        self._replace("it had not answered a cancelled call, and may still be at work on it")
+
+    def _replace(self, problem: str) -> None:
         self.replaced = True
-        self.end("it had not answered a cancelled call, and may still be at work on it")
+        self.end(problem)
 
     def _say_held_back(self, count: int) -> None:
         log.warning("messages_unlogged", server=self.key.server, count=count)

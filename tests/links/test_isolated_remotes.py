@@ -10,10 +10,11 @@ from aiohttp import web
 
 from mcpmux.config.schema import Server
 from mcpmux.credentials import LinkKey
+from mcpmux.errors import LinkLost
 from mcpmux.links import Link, Pool, hold
 from mcpmux.protocol.events import Log, Result
-from tests.links.harness import PATIENCE, events, link_of, running, tool, until, with_section
-from tests.links.servers.http_server import Json, StreamableServer, reply, streamable_server
+from tests.links.harness import PATIENCE, ending, events, link_of, running, tool, until, with_section
+from tests.links.servers.http_server import Json, StreamableServer, begun, reply, streamable_server
 from tests.servers import listening
 
 KEY = LinkKey("remote")
@@ -106,3 +107,21 @@ async def test_a_remote_link_whose_cancelled_call_is_never_answered_gets_another
             assert await pool.link(KEY, PATIENCE) is not link
             assert server.sessions == {"session-2"}
             held.gate.set()
+
+
+async def test_a_remote_link_that_lost_a_call_on_the_way_gets_another_session(tmp_path: Path) -> None:
+    """The server may be at work on it: what it says of it must not reach the next call."""
+    async with streamable_server() as server:
+
+        async def cut(request: web.Request, _: Json) -> web.StreamResponse:
+            return await begun(request)
+
+        server.tools["cut"] = cut
+        async with running(tmp_path, remote("http", server.url, isolation="pooled", links=1)) as pool:
+            link = await link_of(pool, "remote")
+            with pytest.raises(LinkLost):
+                await ending(link.open(tool("cut")))
+            assert pool.ready(KEY) is None
+            assert await pool.link(KEY, PATIENCE) is not link
+            assert pool.state("remote") == "ready"
+            assert server.sessions == {"session-2"}

@@ -337,7 +337,7 @@ async def test_what_a_server_asks_on_a_stream_is_answered_by_a_post_of_its_own(t
 
         async def asking(request: web.Request, message: Json) -> web.StreamResponse:
             stream = await begun(request)
-            await say(stream, {"jsonrpc": "2.0", "id": "ask-1", "method": "sampling/createMessage", "params": {}})
+            await say(stream, {"jsonrpc": "2.0", "id": "ask-1", "method": "roots/list", "params": {}})
             async with asyncio.timeout(PATIENCE):
                 while not server.answers:
                     server.changed.clear()
