@@ -69,7 +69,7 @@ def children_memory(gateway: Gateway) -> float:
 
 def listed(gateway: Gateway, token: str) -> int:
     """One chat; prints what its list took. The number of tools."""
-    took, tools, size = uvloop.run(chat(f"{gateway.url}/mcp", token, wants_list=True))
+    took, tools, size = uvloop.run(chat(f"{gateway.url}/mcp", token, "modern", wants_list=True))
     print(f"  a chat with the full list: {tools} tools, {size / 1e6:.2f} MB, {took * 1000:.0f} ms")
     return tools
 
@@ -89,7 +89,7 @@ def measure(gateway: Gateway) -> bool:
     print(f"ended, nothing left, after {time.monotonic() - begun:.1f} s")
     begun = time.monotonic()
     print(f"cold start: accepting requests after {gateway.start():.1f} s")
-    took, seen, _ = uvloop.run(chat(f"{gateway.url}/mcp", token, wants_list=True))
+    took, seen, _ = uvloop.run(chat(f"{gateway.url}/mcp", token, "modern", wants_list=True))
     print(f"  first chat after the cold start: {seen} of {tools} tools after {took * 1000:.0f} ms")
     wait_until_settled(gateway, begun)
     listed(gateway, token)

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 REVISION = "2025-11-25"
+MODERN = "2026-07-28"
+META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 
 
 @dataclass(slots=True)
@@ -144,6 +150,13 @@ class Session:
         if id_ is not None:
             message["id"] = id_
         return request("POST", self.url, self.headers, json.dumps(message, separators=(",", ":")).encode())
+
+    def ask(self, method: str, params: Mapping[str, object], name: str = "") -> bytes:
+        """A request of the modern era, which needs no session; `name` is what `Mcp-Name` says."""
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": META}}
+        more = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method} | ({"Mcp-Name": name} if name else {})
+        body = json.dumps(message, separators=(",", ":")).encode()
+        return request("POST", self.url, self.headers | more, body)
 
     def get(self) -> bytes:
         """The request for the session's event stream."""

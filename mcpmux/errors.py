@@ -70,16 +70,6 @@ class RevisionUnsupported(MuxError):
         self.supported = supported
 
 
-class ModernEraNotSpoken(MuxError):
-    """A probe of revision 2026-07-28; a dual-era client falls back to `initialize` on it."""
-
-    reason = "modern_era"
-
-    def __init__(self, method: str, request_id: int | str) -> None:
-        super().__init__(f"Method not found: {method} (this server speaks revisions up to 2025-11-25: send initialize)")
-        self.request_id = request_id
-
-
 class MetaInvalid(InvalidParams):
     """A modern request whose `_meta` lacks what every request must say, or says it wrongly: -32602, HTTP 400."""
 

@@ -53,7 +53,7 @@ from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 from mcpmux.outbound import Outbound
 from mcpmux.protocol.events import Offered
-from mcpmux.protocol.methods import REQUESTS
+from mcpmux.protocol.methods import EVERY_REQUEST
 from mcpmux.store import Database, opened
 
 LOCK_WAIT: Final = 10.0  # seconds that a former mcpmux may take to leave the data directory
@@ -306,7 +306,7 @@ async def _build(
 ) -> _Rooms:
     """Every room, from the bottom up; what must be closed is closed by `stack`."""
     section = snapshot.gateway
-    metrics = Metrics(REQUESTS, version("mcpmux"))
+    metrics = Metrics(EVERY_REQUEST, version("mcpmux"))
     store = opened(
         section.database.url, section.data_dir, guardian, wait=LOCK_WAIT, exclusive=True, locked=address.take
     )

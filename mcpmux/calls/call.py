@@ -30,6 +30,7 @@ from mcpmux.protocol import abilities, faults
 from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.events import Ask, End, Event, Failure, Progress, Quiet, Result, Withdrawn
+from mcpmux.protocol.headers import Values
 
 T = TypeVar("T")
 
@@ -44,8 +45,8 @@ MOST_REQUIRED = 16  # elicitations of one error
 class Caller:
     """Who asks, and through which endpoint.
 
-    `session` is the id of the downstream session, empty where the request belongs to none; `capabilities` is what the
-    client says it can do.
+    `session` is the id of the downstream session, empty where the request belongs to none (the modern era);
+    `capabilities` is what the client says it can do, and may be asked.
     """
 
     principal: Principal
@@ -59,7 +60,7 @@ class Call(Struct, eq=False):
 
     `finished` is told of the end. `asked` is the server that a refused name leads to, for the log alone; `numbers` are
     those of `server`, although it may be removed meanwhile; `outcome` is empty until the call has ended; `asks` are
-    what the server waits for.
+    what the server waits for. `mirror` gives the headers of a modern request, which must say what its arguments say.
     """
 
     caller: Caller
@@ -68,6 +69,7 @@ class Call(Struct, eq=False):
     finished: Callable[[Call], None]
     inputs: Inputs
     chat: str | None
+    mirror: Values | None = None
     started: float = field(default_factory=time.monotonic)
     deadline: float = inf
     nudged: bool = False

@@ -84,6 +84,13 @@ class Lists:
             self._kept.popitem(last=False)
         return made
 
+    def changed(self, view: View, grants: GrantSet, seen: dict[Offered, bytes]) -> list[Offered]:
+        """Which of the lists in `seen` are not what they were; `seen` then has what they are."""
+        digests = {what: self.listing(view, grants, what).digest for what in seen}
+        found = [what for what, digest in digests.items() if digest != seen[what]]
+        seen.update(digests)
+        return found
+
     async def page(self, view: View, grants: GrantSet, what: Offered, cursor: str | None, bound: str) -> Raw:
         """One page as the result of a list request; waits a bounded moment for servers never seen before.
 

@@ -1,7 +1,9 @@
-"""What mcpmux answers itself: `initialize` and `ping`.
+"""What mcpmux answers itself: `initialize`, in the modern era `server/discover`, and `ping`.
 
-Source: MCP basic/lifecycle, basic/utilities/ping; design section 3 (`instructions` of an aggregate are ours and
-short).
+Clients of the modern era ask anew in every chat, so that answer is kept like a list: one for each pair of view and
+grants, until the catalog changes.
+Source: MCP basic/lifecycle, basic/utilities/ping, 2026-07-28 server/discover; design section 3 (`instructions` of an
+aggregate are ours and short).
 """
 
 from __future__ import annotations
@@ -9,15 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import Raw
+import msgspec
+from msgspec import Raw, Struct
 
 from mcpmux.access.decision import GrantSet, decide, whole
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, View
+from mcpmux.config.schema import Server
 from mcpmux.protocol.envelope import encode
+from mcpmux.protocol.revisions import SERVED
 
 EMPTY: Final = Raw(b"{}")
 GREETING_WAIT: Final = 5.0
+KEPT_ANSWERS: Final = 2048
+
+# The member of a result's `_meta` by which a server says who it is.
+IDENTITY: Final = "io.modelcontextprotocol/serverInfo"
 
 # On an aggregate all of it may come, now or when grants and servers change.
 _EVERYTHING: Final[Mapping[str, object]] = {
@@ -29,17 +38,29 @@ _EVERYTHING: Final[Mapping[str, object]] = {
 }
 
 
+class _Identity(Struct):
+    """What the schema wants of a server that says who it is."""
+
+    name: str
+    version: str
+
+
+_IDENTITY: Final = msgspec.json.Decoder(_Identity)
+
+
 class Local:
-    """Answers `initialize`."""
+    """Answers `initialize` and `server/discover`."""
 
     def __init__(self, catalog: Catalog, offers: Offers, version: str) -> None:
         self._catalog = catalog
         self._offers = offers
         self._ours = {"name": "mcpmux", "title": "mcpmux", "version": version}
+        self._kept: dict[tuple[View, str], Raw] = {}
+        self._serial = -1
 
     async def initialize(self, view: View, grants: GrantSet, revision: str) -> Raw:
         """The result of `initialize`: what this endpoint can do, and for whom it is made."""
-        servers = [server for server in self._catalog.servers(view) if decide(grants, whole(server)).allowed]
+        servers = self._usable(view, grants)
         answer: dict[str, object] = {"protocolVersion": revision, "capabilities": _EVERYTHING, "serverInfo": self._ours}
         if not view.aggregate:
             await self._offers.settled((view.id,), GREETING_WAIT)
@@ -51,6 +72,45 @@ class Local:
         if instructions:
             answer["instructions"] = instructions
         return Raw(encode(answer))
+
+    async def discover(self, view: View, grants: GrantSet) -> Raw:
+        """The result of `server/discover`, without what every result of the modern era has."""
+        if not view.aggregate:
+            await self._offers.settled((view.id,), GREETING_WAIT)
+        if self._serial != self._catalog.serial or len(self._kept) >= KEPT_ANSWERS:
+            self._serial = self._catalog.serial
+            self._kept.clear()
+        key = (view, grants.fingerprint)
+        answer = self._kept.get(key)
+        if answer is None:
+            answer = self._kept[key] = self._discovered(view, grants)
+        return answer
+
+    def _discovered(self, view: View, grants: GrantSet) -> Raw:
+        offer = None if view.aggregate else self._offers.of(view.id)
+        identity: object = self._ours
+        if offer is not None and offer.server_info is not None and _is_identity(offer.server_info):
+            identity = offer.server_info
+        answer: dict[str, object] = {
+            "supportedVersions": SERVED,
+            "capabilities": _EVERYTHING if offer is None else _announced(offer.capabilities),
+            "_meta": {IDENTITY: identity},
+        }
+        instructions = self._catalog.instructions(view, self._usable(view, grants))
+        if instructions:
+            answer["instructions"] = instructions
+        return Raw(encode(answer))
+
+    def _usable(self, view: View, grants: GrantSet) -> list[Server]:
+        return [server for server in self._catalog.servers(view) if decide(grants, whole(server)).allowed]
+
+
+def _is_identity(raw: Raw) -> bool:
+    try:
+        _IDENTITY.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _announced(capabilities: Mapping[str, Raw]) -> dict[str, object]:

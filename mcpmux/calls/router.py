@@ -45,7 +45,7 @@ from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.fence import fenced
 from mcpmux.observe.metrics import Metrics
-from mcpmux.protocol import envelope
+from mcpmux.protocol import envelope, headers, methods
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.events import Opening
 from mcpmux.protocol.methods import Answers, Subject
@@ -167,7 +167,7 @@ class Router:
                 case Answers.LIST:
                     call.answer(await self._list(call, grants))
                 case Answers.US:
-                    call.answer(self._ourselves(call, grants))
+                    call.answer(await self._ourselves(call, grants))
                 case other:
                     assert_never(other)
         except MuxError as error:
@@ -246,10 +246,12 @@ class Router:
 
     # What we answer ourselves --------------------------------------------------------------------------------------
 
-    def _ourselves(self, call: Call, grants: GrantSet) -> Raw:
+    async def _ourselves(self, call: Call, grants: GrantSet) -> Raw:
         match call.admission.method.name:
             case "ping":
                 return EMPTY
+            case methods.DISCOVER:
+                return await self._local.discover(call.caller.view, grants)
             case "logging/setLevel":
                 level = envelope.text(call.admission.params.get("level")) or "info"
                 shown = self._catalog.servers(call.caller.view)
@@ -280,6 +282,8 @@ class Router:
         call.decision, call.server, call.native = decision, server, found.native
         call.numbers = numbers = self._metrics.server(server.id).tally
         numbers.in_flight += 1
+        if call.mirror is not None and found.item is not None and subject is Subject.TOOL:
+            headers.check_mirrored(found.item.raw, call.admission.params.get("arguments"), call.mirror)
         key = link_key(server, call.caller.principal.key, call.caller.session or call.request_id)
         if call.admission.method.answers is Answers.INTEREST:
             if self._interested(call, key):

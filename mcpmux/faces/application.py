@@ -21,7 +21,7 @@ from mcpmux.calls import Router
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Gateway
 from mcpmux.errors import AuthorizationMalformed, HttpRefused, MuxError, TokenMissing, TokenRefused
-from mcpmux.faces.entry import JSON, RETRY_AFTER, Entry, answer_headers
+from mcpmux.faces.entry import JSON, RETRY_AFTER, VERSION, Entry, answer_headers
 from mcpmux.faces.oauth import challenge, metadata_url
 from mcpmux.faces.origin import Origins
 from mcpmux.faces.server import HttpServer
@@ -33,6 +33,7 @@ from mcpmux.identity.verifier import Verifier, bearer
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, faults
+from mcpmux.protocol.revisions import MODERN
 
 PlainHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Face = Callable[[Entry], Awaitable[web.StreamResponse]]
@@ -215,10 +216,13 @@ class Application:
             headers["Retry-After"] = RETRY_AFTER
         self._metrics.http_refused(status)
         reason = error.reason if isinstance(error, MuxError) else "internal"
-        write = self._log.debug if reason in ("modern_era", "missing") else self._log.info
+        write = self._log.debug if reason == "missing" else self._log.info
         write("request_refused", status=status, reason=reason, method=request.method, request_id=request_id)
         message_id = getattr(error, "request_id", None)
-        wire = envelope.error(message_id, failed.code, failed.message, failed.data)
+        if message_id is None and request.headers.get(VERSION) == MODERN:
+            wire = envelope.unaddressed(failed.code, failed.message, failed.data)
+        else:
+            wire = envelope.error(message_id, failed.code, failed.message, failed.data)
         response = web.Response(body=wire, status=status, headers={**headers, "Content-Type": JSON})
         if isinstance(error, HttpRefused) and status == 413:
             response.force_close()

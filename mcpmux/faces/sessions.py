@@ -22,6 +22,7 @@ from mcpmux.config.schema import Limits
 from mcpmux.errors import Draining, EndpointForbidden, MuxError, SessionsExhausted, SessionUnknown
 from mcpmux.faces.entry import CHAT_ID, Entry
 from mcpmux.faces.inbox import Inbox
+from mcpmux.faces.listens import Listens
 from mcpmux.identity.principal import Principal
 from mcpmux.observe.fence import fenced
 from mcpmux.observe.log import logger
@@ -211,6 +212,7 @@ class Sessions:
         self._grants, self._catalog, self._lists = reads
         self._interest, self._inputs = waits
         self._metrics = metrics
+        self.listens = Listens(limits.sessions_per_user, router, self._lists, self._interest)
         self._sessions: dict[str, Session] = {}
         self._held: Counter[str] = Counter()
         self._draining = False
@@ -287,10 +289,11 @@ class Sessions:
 
     def drain(self) -> None:
         """Take no new sessions from now on."""
-        self._draining = True
+        self._draining = self.listens.draining = True
 
     def close(self) -> None:
-        """End every session."""
+        """End every session, and every subscription of the modern era."""
+        self.listens.close()
         for session in list(self._sessions.values()):
             self.end(session, "the gateway is shutting down")
 
@@ -310,6 +313,7 @@ class Sessions:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
+            self.listens.sweep()
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 session.sweep(now)
@@ -338,20 +342,19 @@ class Sessions:
                 self.end(session, "access to this endpoint has ended")
             except MuxError as error:
                 log.warning("lists_unknown", reason=error.reason, principal=session.caller.principal.label)
+        await self.listens.announce()
 
     async def _compare(self, session: Session) -> None:
         view = session.caller.view
         grants = await self._router.enter(session.caller.principal, view)
-        for what in Offered:
-            digest = self._lists.listing(view, grants, what).digest
-            if session.seen.get(what) != digest:
-                session.seen[what] = digest
-                session.inbox.put(legacy.changed(what))
+        for what in self._lists.changed(view, grants, session.seen):
+            session.inbox.put(legacy.changed(what))
 
     async def _updates(self) -> None:
         async for session_id, server, uri in self._interest.updates():
             session = self._sessions.get(session_id)
             if session is None:
+                await self.listens.update(session_id, server, uri)
                 continue
             try:
                 shown = await self._router.shown_uri(session.caller, server, uri)

@@ -1,5 +1,7 @@
 """Streamable HTTP for the legacy revisions 2025-03-26 to 2025-11-25: POST, GET and DELETE of one endpoint.
 
+Which era a POST belongs to is decided here, for each alone; `modern.py` has the other one.
+
 A POST is answered as JSON when the first event of its call ends it, and becomes an event stream otherwise: when
 there is something to stream, or when the call has been silent for a moment, so that the client holds an event id
 with which it can come back. A lost stream is no cancellation; who comes back within 30 s goes on where it stopped.
@@ -16,7 +18,7 @@ from aiohttp_sse import EventSourceResponse
 from msgspec import Raw
 
 from mcpmux.calls import Call, Router
-from mcpmux.errors import CallCancelled, InvalidRequest, ModernEraNotSpoken, MuxError
+from mcpmux.errors import CallCancelled, InvalidRequest, MuxError
 from mcpmux.faces.edge import first_event, next_event, opened
 from mcpmux.faces.entry import (
     EVENTS,
@@ -29,6 +31,7 @@ from mcpmux.faces.entry import (
     read_body,
 )
 from mcpmux.faces.eventstream import RETRY, event_stream
+from mcpmux.faces.modern import Modern
 from mcpmux.faces.sessions import ReplyStream, Session, Sessions
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
@@ -40,8 +43,6 @@ from mcpmux.protocol.events import ENDS, Event
 from mcpmux.protocol.methods import INITIALIZED, ROOTS_CHANGED
 from mcpmux.protocol.revisions import MODERN
 
-MODERN_META = b'"io.modelcontextprotocol/protocolVersion"'
-
 
 class Streamable:
     """The three HTTP methods of an MCP endpoint."""
@@ -50,19 +51,22 @@ class Streamable:
         self._sessions = sessions
         self._router = router
         self._metrics = metrics
+        self._modern = Modern(router, sessions.listens, metrics)
         self._body_limit = body_limit
         self._log = logger("faces")
 
     async def post(self, entry: Entry) -> web.StreamResponse:
-        """Take one message, or a batch in revision 2025-03-26."""
+        """Take one message, or a batch in revision 2025-03-26; what is of the modern era goes on to its own half."""
         prefers_events = check_accepts(entry.request, JSON, EVENTS)
         body = await read_body(entry.request, self._body_limit)
         self._metrics.http_received(len(body))
         message = envelope.parse(body)
-        if isinstance(message, Request):
-            _refuse_modern(entry.request, message)
-            if message.method == "initialize":
-                return await self._initialize(entry, message)
+        headers = entry.request.headers
+        in_session, version = SESSION_ID in headers, headers.get(VERSION)
+        if (version == MODERN or not in_session) and revisions.is_modern(message, version, in_session=in_session):
+            return await self._modern.post(entry, message, prefers_events)
+        if isinstance(message, Request) and message.method == "initialize":
+            return await self._initialize(entry, message)
         session = self._session(entry)
         match message:
             case Request() if prefers_events:
@@ -77,6 +81,8 @@ class Streamable:
 
     async def get(self, entry: Entry) -> web.StreamResponse:
         """The stream of what belongs to no call, or the rest of a reply stream that was lost."""
+        if entry.request.headers.get(VERSION) == MODERN:
+            return self._modern.refuse_method(entry)
         check_accepts(entry.request, EVENTS)
         session = self._session(entry)
         last = entry.request.headers.get("Last-Event-ID")
@@ -92,6 +98,8 @@ class Streamable:
 
     async def delete(self, entry: Entry) -> web.StreamResponse:
         """End the session."""
+        if entry.request.headers.get(VERSION) == MODERN:
+            return self._modern.refuse_method(entry)
         self._sessions.end(self._session(entry), "the client ended the session")
         return web.Response(status=204, headers=entry.headers)
 
@@ -274,23 +282,6 @@ class Streamable:
             return response
         finally:
             session.inbox.leave(listener)
-
-
-def _refuse_modern(request: web.BaseRequest, message: Request) -> None:
-    """Refuse what is asked in the modern era, so that a client which speaks both falls back at once.
-
-    Open WebUI and the SDKs ask in it first (design, section 9).
-
-    Raises: ModernEraNotSpoken.
-    """
-    headers = request.headers
-    if SESSION_ID in headers:
-        modern = headers.get(VERSION) == MODERN
-    else:
-        meta = (message.params or {}).get("_meta")
-        modern = (meta is not None and MODERN_META in bytes(meta)) or headers.get(VERSION) == MODERN
-    if modern or message.method == "server/discover":
-        raise ModernEraNotSpoken(message.method[:128], message.id)
 
 
 def take_silent(router: Router, session: Session, message: Notification | Reply) -> None:

@@ -171,6 +171,11 @@ def error(request_id: int | str | None, code: int, message: str, data: Raw | byt
     return b'{"jsonrpc":"2.0","id":%b,"error":{"code":%d,"message":%b%b}}' % (shown, code, encode(message), tail)
 
 
+def unaddressed(code: int, message: str, data: Raw | None = None) -> bytes:
+    """The same for a client of the modern era whose id could not be read: there it is left out, and never null."""
+    return error(None, code, message, data).replace(b'"id":null,', b"", 1)
+
+
 def encode(value: object) -> bytes:
     """Compact JSON of plain values, Structs and `Raw`."""
     return _ENCODER.encode(value)

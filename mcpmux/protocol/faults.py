@@ -54,7 +54,6 @@ _ROWS: Final[dict[type[Exception], Fault]] = {
     errors.MethodUnknown: Fault(METHOD_NOT_FOUND, 200),
     errors.InvalidParams: Fault(INVALID_PARAMS, 200),
     errors.RevisionUnsupported: Fault(INVALID_REQUEST, 400),
-    errors.ModernEraNotSpoken: Fault(METHOD_NOT_FOUND, 400),
     errors.MetaInvalid: Fault(INVALID_PARAMS, 400),
     errors.VersionUnsupported: Fault(VERSION_UNSUPPORTED, 400),
     errors.CapabilityMissing: Fault(CAPABILITY_MISSING, 400),

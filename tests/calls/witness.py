@@ -20,6 +20,9 @@ from counter import ASKS, Counter, Gate, Json, Refusal, Steps, described, parser
 FORM = ASKS["elicitation/create"]
 
 
+MIRRORED: Json = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+
+
 class Recorder(Counter):
     """A counter with a memory on disk."""
 
@@ -30,6 +33,7 @@ class Recorder(Counter):
         described("forget", "Asks, and answers without waiting.", True),
         described("require", "Answers that somebody has to be at a URL first.", True, elicitation="string"),
         described("complete", "Says that an elicitation is complete.", True, elicitation="string"),
+        {**described("route", "Says its region, which goes in a header too.", True), "inputSchema": MIRRORED},
         described("walk", "Reports step N when the file N is in `folder`.", True, folder="string", steps="integer"),
     )
 
@@ -48,6 +52,9 @@ class Recorder(Counter):
         result = json.dumps(said("line one\nline two"), indent=1).replace("\n", "\r")
         self.out.append(f'{{"jsonrpc":"2.0","id":{json.dumps(id_)},\r"result":{result}}}\n'.encode())
         return None
+
+    def tool_route(self, region: str = "nowhere") -> Json:
+        return said(region)
 
     def tool_walk(self, folder: str, steps: int) -> Steps:
         token = self.meta.get("progressToken")

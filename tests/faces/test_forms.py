@@ -1,6 +1,6 @@
 """The forms of requests to a Streamable HTTP endpoint, what is answered to wrong ones, and what every answer carries.
 
-Source: MCP basic/transports of 2025-03-26 to 2025-11-25; design section 9 (the probe of the modern era).
+Source: MCP basic/transports of 2025-03-26 to 2025-11-25.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import pytest
 from tests.faces.client import (
     ACCEPT,
     REVISIONS,
-    SESSION,
     WAIT,
     Events,
     Session,
@@ -123,33 +122,6 @@ async def test_a_body_over_the_limit_is_413_when_it_says_so_and_when_it_does_not
 async def test_a_body_just_below_the_limit_passes(session: Session) -> None:
     text = "x" * ((4 << 20) - 1000)
     assert len(await session.call("alpha__echo", text=text)) == len(text)
-
-
-# The probe of the modern era ----------------------------------------------------------------------------------------
-
-META = {"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientInfo": {}}}
-
-
-@pytest.mark.parametrize("id_", [1, "discover-1"])
-@pytest.mark.parametrize(
-    ("method", "body", "header"),
-    [
-        ("server/discover", META, "2026-07-28"),
-        ("server/discover", None, None),
-        ("tools/list", META, None),
-        ("tools/list", {}, "2026-07-28"),
-        ("tools/call", {"name": "alpha__count", "arguments": {}, **META}, "2026-07-28"),
-    ],
-)
-async def test_the_probe_of_a_modern_client_makes_it_fall_back_at_once(
-    method: str, body: dict[str, object] | None, header: str | None, id_: object, place: Place, http: Http, ana: Who
-) -> None:
-    modern = {"MCP-Protocol-Version": header} if header else {}
-    probe = Session(http, f"{place.url}/mcp", {**ACCEPT, **ana, **modern})
-    answer = await probe.post(request(method, body, id_))
-    assert (answer.status, answer.code, answer.json["id"]) == (400, -32601, id_)
-    assert SESSION not in answer.headers
-    assert place.alpha.tools("count") == []
 
 
 # On every answer ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ from mcp.shared.exceptions import MCPError
 
 from tests.gateway_process import WAIT, Gateway
 
-FACES = ("streamable", "sse")
+# How the SDK connects by each: "auto" asks in the modern era first, and over HTTP+SSE falls back.
+FACES = {"modern": "auto", "streamable": "legacy", "sse": "auto"}
+SESSIONS = ("streamable", "sse")  # the legacy eras, where what belongs to no call comes by itself
 
 
 @dataclass
@@ -60,14 +62,20 @@ class Person:
 
     @asynccontextmanager
     async def connected(
-        self, path: str = "", face: str = "streamable", heard: Heard | None = None, mode: str = "auto", **more: object
+        self,
+        path: str = "",
+        face: str = "streamable",
+        heard: Heard | None = None,
+        mode: str | None = None,
+        **more: object,
     ) -> AsyncIterator[Client]:
-        """A connected client at `path` (`/servers/x`, `/tenants/x` or nothing), over one of the two transports.
+        """A connected client at `path` (`/servers/x`, `/tenants/x` or nothing), in one of the `FACES`.
 
         `more` are further options of the SDK's client.
         """
         listener = heard or Heard()
         headers = {"Authorization": f"Bearer {self.token}"}
+        mode = mode or FACES[face]
         options = {"message_handler": listener.take, "logging_callback": listener.log, "read_timeout_seconds": 30.0}
         options |= more
         if face == "sse":

@@ -8,12 +8,12 @@ import mcp_types as types
 import pytest
 
 from tests.gateway_process import Gateway
-from tests.journeys.clients import FACES, Heard, Person, all_tools, appears, refusal, said, until
+from tests.journeys.clients import SESSIONS, Heard, Person, all_tools, appears, refusal, said, until
 
 SOON = 2.0  # seconds from the change to its effect
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("face", SESSIONS)
 async def test_a_grant_reaches_a_running_session_and_a_revocation_takes_it_away(face: str, gateway: Gateway) -> None:
     heard = Heard()
     eva = Person(gateway, f"eva-{face}@example.com")

@@ -9,7 +9,7 @@ import mcp_types as types
 import pytest
 
 from tests.gateway_process import WAIT, Gateway
-from tests.journeys.clients import FACES, Heard, Person, all_tools, appears, lines, said, until
+from tests.journeys.clients import FACES, SESSIONS, Heard, Person, all_tools, appears, lines, said, until
 from tests.journeys.raw import GREETING, Raw, notification, request
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
@@ -127,7 +127,7 @@ async def test_an_updated_resource_is_told_to_those_who_subscribed_and_nobody_el
     assert silent.of(types.ResourceUpdatedNotification) == []
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("face", SESSIONS)
 @pytest.mark.parametrize(
     ("kind", "notification"),
     [

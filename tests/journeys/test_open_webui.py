@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-import aiohttp
 import mcp_types as types
 import pytest
+from mcp.shared.subscriptions import ToolsListChanged
 
 from tests.gateway_process import Gateway, running
 from tests.journeys.clients import Heard, Person, all_tools, said, until
@@ -36,8 +36,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 async def chat(person: Person, servers: tuple[str, ...], number: int) -> None:
     """One message of one chat, as the backend of Open WebUI serves it."""
-    async with person.connected() as client:
-        assert client.protocol_version == "2025-11-25"
+    async with person.connected(face="modern") as client:
+        assert client.protocol_version == "2026-07-28"
         tools = await all_tools(client)
         assert {name.partition("__")[0] for name in tools} == set(servers)
         assert len(tools) == TOOLS * len(servers)
@@ -46,7 +46,9 @@ async def chat(person: Person, servers: tuple[str, ...], number: int) -> None:
             assert said(await client.call_tool(f"{server}__echo", {"text": text})) == text
 
 
-async def test_240_chats_of_three_kinds_of_people_20_at_once_leave_no_error_and_no_session(gateway: Gateway) -> None:
+async def test_240_chats_of_three_kinds_of_people_20_at_once_leave_no_error_and_make_no_session(
+    gateway: Gateway,
+) -> None:
     people = [
         (Person(gateway, f"{group.removeprefix('MCP-').lower()}{number}@example.com", (group,)), servers)
         for group, servers in KINDS.items()
@@ -69,10 +71,10 @@ async def test_240_chats_of_three_kinds_of_people_20_at_once_leave_no_error_and_
         for number in range(CHATS):
             tasks.create_task(one(number))
     assert peak == AT_ONCE
-    await until(lambda: gateway.metric("mcpmux_sessions") == 0, what="the end of every session")
     await until(lambda: gateway.metric("mcpmux_streams") == 0, what="the end of every stream")
     assert gateway.metric("mcpmux_calls_in_flight") == 0
-    assert gateway.metric("mcpmux_sessions_opened_total") == CHATS
+    assert gateway.metric("mcpmux_sessions_opened_total") == 0, "nobody had to fall back"
+    assert gateway.metric("mcpmux_calls_total", method="server/discover", outcome="ok") == CHATS
     calls = sum(len(servers) for _, servers in people) * CHATS // len(people)
     assert gateway.metric("mcpmux_calls_total", method="tools/call", outcome="ok") == calls
     # One encoding for each kind of people, not for each chat: what a list costs is what everybody's chat costs.
@@ -81,29 +83,12 @@ async def test_240_chats_of_three_kinds_of_people_20_at_once_leave_no_error_and_
     assert now[errors:] == []
 
 
-async def test_the_probe_of_the_modern_protocol_is_answered_so_that_any_dual_era_client_falls_back(
-    gateway: Gateway,
-) -> None:
+async def test_a_chat_of_a_client_that_knows_no_modern_era_leaves_no_session(gateway: Gateway) -> None:
     person = Person(gateway, "sales0@example.com", ("MCP-Sales",))
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientInfo": {"name": "probe", "version": "1"},
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
-    probe = {"jsonrpc": "2.0", "id": "probe-1", "method": "server/discover", "params": {"_meta": meta}}
-    headers = {
-        "Authorization": f"Bearer {person.token}",
-        "Accept": "application/json, text/event-stream",
-        "MCP-Protocol-Version": "2026-07-28",
-        "Mcp-Method": "server/discover",
-    }
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(f"{gateway.url}/mcp", json=probe, headers=headers) as answer,
-    ):
-        body = await answer.json()
-    assert answer.status == 400
-    assert (body["id"], body["error"]["code"]) == ("probe-1", -32601)
+    async with person.connected() as client:
+        assert client.protocol_version == "2025-11-25"
+        assert len(await all_tools(client)) == TOOLS * len(KINDS["MCP-Sales"])
+    await until(lambda: gateway.metric("mcpmux_sessions") == 0, what="the end of the session")
 
 
 async def test_the_first_chat_after_a_cold_start_with_30_servers_has_its_full_list_within_2_seconds(
@@ -116,19 +101,19 @@ async def test_the_first_chat_after_a_cold_start_with_30_servers_has_its_full_li
     with running(tmp_path / "gateway", servers) as gateway:
         await gateway.ready(wait=90)
         person = Person(gateway, "eva@example.com", ("MCP-Admin",))
-        async with person.connected() as client:
+        async with person.connected(face="modern") as client:
             wanted = sorted(await all_tools(client))
         assert len(wanted) == 30 * TOOLS
         gateway.end()
         gate.unlink()
         await asyncio.to_thread(gateway.start)
         async with asyncio.timeout(2.0):
-            async with person.connected() as client:
+            async with person.connected(face="modern") as client:
                 assert sorted(await all_tools(client)) == wanted
         assert gateway.logged("link_ready") == [], "the servers are still starting"
         gate.touch()
         await gateway.ready(wait=90)
-        async with person.connected() as client:
+        async with person.connected(face="modern") as client:
             assert said(await client.call_tool("slow07__echo", {"text": "now"})) == "now"
             assert sorted(await all_tools(client)) == wanted
 
@@ -143,7 +128,7 @@ async def test_a_call_to_a_server_that_is_still_starting_waits_for_it(tmp_path: 
     with running(tmp_path / "gateway", {"slow": late(gate), "quick": counter()}) as gateway:
         person = Person(gateway, "eva@example.com", ("MCP-Admin",))
         await gateway.ready("quick")
-        async with person.connected() as client, asyncio.TaskGroup() as tasks:
+        async with person.connected(face="modern") as client, asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(client.call_tool("slow__echo", {"text": "at last"}))
             assert said(await client.call_tool("quick__echo", {"text": "at once"})) == "at once"
             assert not waiting.done()
@@ -151,7 +136,23 @@ async def test_a_call_to_a_server_that_is_still_starting_waits_for_it(tmp_path: 
             assert said(await waiting) == "at last"
 
 
-async def test_a_server_that_was_never_seen_before_appears_with_list_changed(tmp_path: Path) -> None:
+async def test_a_server_that_was_never_seen_before_is_told_of_when_it_appears(tmp_path: Path) -> None:
+    gate = tmp_path / "started"
+    with running(tmp_path / "gateway", {"slow": late(gate), "quick": counter()}) as gateway:
+        person = Person(gateway, "eva@example.com", ("MCP-Admin",))
+        await gateway.ready("quick")
+        async with (
+            person.connected(face="modern") as client,
+            client.listen(tools_list_changed=True) as changes,
+            asyncio.timeout(30),
+        ):
+            assert len(await all_tools(client)) == TOOLS, "not an empty success, and no waiting for ever"
+            gate.touch()
+            assert isinstance(await anext(changes), ToolsListChanged)
+            assert len(await all_tools(client)) == 2 * TOOLS
+
+
+async def test_a_client_of_a_legacy_era_is_told_as_well(tmp_path: Path) -> None:
     gate, heard = tmp_path / "started", Heard()
     with running(tmp_path / "gateway", {"slow": late(gate), "quick": counter()}) as gateway:
         person = Person(gateway, "eva@example.com", ("MCP-Admin",))
