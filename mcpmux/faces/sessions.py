@@ -141,7 +141,7 @@ class Session:
                 wire = self.core.ask(call.admission, event)
                 if isinstance(wire, Failure):
                     call.reply(event.id, wire)
-                    log.info("ask_refused", method=event.method, cause=wire.message, request_id=call.request_id)
+                    log.debug("ask_refused", method=event.method, cause=wire.message, request_id=call.request_id)
                     return []
                 return [wire]
             case Withdrawn(ask):

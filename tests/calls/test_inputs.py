@@ -212,6 +212,18 @@ async def test_while_the_client_is_asked_the_servers_timeout_stands_still(
         assert heard((await events.messages())[-1])["result"] == {"action": "accept"}
 
 
+async def test_with_its_server_a_question_ends_and_the_client_is_told(place: Place, http: Http) -> None:
+    session = await place.session(http, "ada", "hasty", able=ABLE)
+    message = calling("hasty__ask", {"method": "elicitation/create", "params": FORM})
+    async with session.streaming(message) as events:
+        asked = await events.message()
+        await session.post(calling("hasty__die", {"code": 3}, 2))
+        cancelled, end = await events.messages()
+    assert params(cancelled) == {"requestId": asked["id"]}
+    assert "stopped while it worked on this call" in said(end)
+    assert (await session.post(replying(asked, {"action": "accept"}))).status == 202
+
+
 async def test_with_two_callers_the_server_gets_an_error_and_the_log_says_what_helps(
     place: Place, http: Http, tmp_path: Path
 ) -> None:

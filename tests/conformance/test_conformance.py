@@ -44,12 +44,18 @@ async def test_the_proxy_that_adds_the_token_changes_nothing(tmp_path: Path) -> 
     assert set(checks.values()) == {"SUCCESS", "INFO"}
 
 
-@pytest.mark.parametrize("transport", ["stdio", "http", "sse"])
-async def test_behind_mcpmux_nothing_is_lost(transport: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("transport", "isolation"),
+    [("stdio", "shared"), ("stdio", "pooled"), ("stdio", "session"), ("http", "shared"), ("sse", "shared")],
+)
+async def test_behind_mcpmux_nothing_is_lost(transport: str, isolation: str, tmp_path: Path) -> None:
     direct, behind_us = tmp_path / "direct", tmp_path / "behind"
     with listening("http") as (url, _):
         wanted = await suite.run(url, direct)
-    with behind(transport) as section, running(tmp_path / "gateway", {"conformance": section}) as gateway:
+    with (
+        behind(transport) as section,
+        running(tmp_path / "gateway", {"conformance": {**section, "isolation": isolation}}) as gateway,
+    ):
         await gateway.ready("conformance")
         token = gateway.token("ana@example.com", "MCP-Admin")
         async with bearer_proxy(gateway.url, token) as proxy:

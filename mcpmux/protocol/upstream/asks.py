@@ -45,6 +45,7 @@ UNATTRIBUTED: Final = Problem(
     "This connection is shared by several clients, and nothing says for certain which of them is asked",
     "ask_unattributed",
 )
+IDLE: Final = Problem(INVALID_REQUEST, "No call is in flight in which a client could be asked", "ask_idle")
 EXCESS: Final = Problem(INVALID_REQUEST, "Too many requests of this call wait for an answer", "ask_excess")
 
 

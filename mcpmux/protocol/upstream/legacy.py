@@ -282,7 +282,8 @@ class LinkCore(Generic[T]):
             return [Stray("ask_repeated", asked.method)]  # an answer would look like one to the first
         call = self._call_of(stream, now)
         if call is None or self._flights[call].caller == OURSELVES:
-            return _turned_down(asked, asks.UNATTRIBUTED)
+            idle = all(flight.caller == OURSELVES for flight in self._flights.values())
+            return _turned_down(asked, asks.IDLE if idle else asks.UNATTRIBUTED)
         if self.asks.crowded(call):
             return _turned_down(asked, asks.EXCESS)
         return [Deliver(self._flights[call].owner, self.asks.add(asked, call))]
