@@ -207,7 +207,7 @@ class Bridge:
             failure = BridgeFailed("Internal error")
         finally:
             for id_ in errand.pending.line.ids:
-                del self._errands[id_]
+                self._errands.pop(id_, None)
         if failure is not None and errand.waits:
             for id_ in errand.pending.awaited:
                 self._refuse(id_, INTERNAL_ERROR, str(failure), failure.reason)

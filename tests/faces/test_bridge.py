@@ -346,5 +346,59 @@ async def test_a_request_is_repeated_only_where_that_does_no_harm() -> None:
         assert calls == ["tools/list", "tools/list", "tools/call"]
 
 
+async def test_an_id_in_flight_is_refused_and_a_batch_that_has_one_twice_ends_nothing() -> None:
+    async with streamable_server() as server:
+        go = asyncio.Event()
+
+        async def slow(http: web.Request, message: Json) -> web.StreamResponse:
+            await go.wait()
+            return web.json_response(reply(message, {"content": []}))
+
+        server.tools["slow"] = slow
+        async with desk(server.url) as client:
+            await client.greet()
+            client.say(request("tools/call", CALL, 5))
+            await seen(server, "POST", "tools/call")
+            refused = await client.ask("ping", None, 5)
+            assert refused["error"]["code"] == -32600  # type: ignore[index]
+            go.set()
+            assert (await client.hear())["result"] == {"content": []}
+    body = b'[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":1,"method":"ping"}]'
+
+    async def handle(http: web.Request) -> web.Response:
+        return web.json_response(reply({"id": 1}, {}))
+
+    async with serving(handle) as url, desk(url) as client:
+        client.say(body)
+        assert (await client.hear())["id"] == 1
+        assert (await client.ask("ping"))["result"] == {}
+
+
+async def test_a_lost_subscription_is_told_and_a_cancelled_one_is_not() -> None:
+    ends, closed = asyncio.Event(), asyncio.Event()
+
+    async def handle(http: web.Request) -> web.StreamResponse:
+        message = await http.json()
+        stream = await begun(http)
+        await say(stream, notification("notifications/subscriptions/acknowledged", {"notifications": {}}))
+        try:
+            await ends.wait()
+        finally:
+            if message["id"] == "listen-1":
+                closed.set()
+        return stream
+
+    async with serving(handle) as url, desk(url) as client:
+        for id_ in ("listen-1", "listen-2"):
+            client.say(modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, id_))
+            assert (await client.hear())["method"] == "notifications/subscriptions/acknowledged"
+        client.say(notification("notifications/cancelled", {"requestId": "listen-1"}))
+        async with asyncio.timeout(WAIT):
+            await closed.wait()
+        ends.set()
+        lost = await client.hear()
+        assert (lost["id"], lost["error"]["data"]) == ("listen-2", {"reason": "answer_lost"})  # type: ignore[index]
+
+
 async def _page() -> web.StreamResponse:
     return web.Response(text="<html>", content_type="text/html")

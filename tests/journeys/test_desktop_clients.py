@@ -69,12 +69,15 @@ def bridges(gateway: Gateway) -> list[psutil.Process]:
 
 
 @asynccontextmanager
-async def at_desk(person: Person, mode: str = "auto", heard: Heard | None = None) -> AsyncIterator[Client]:
+async def at_desk(
+    person: Person, mode: str = "auto", heard: Heard | None = None, **callbacks: object
+) -> AsyncIterator[Client]:
     """A connected client whose server is the bridge."""
     gateway, listener = person.gateway, heard or Heard()
     program, *arguments = gateway.command("stdio")
     server = StdioServerParameters(command=program, args=arguments, env=environment(person.token))
     options = {"message_handler": listener.take, "logging_callback": listener.log, "read_timeout_seconds": 30.0}
+    options |= callbacks
     before = bridges(gateway)
     async with Client(stdio_client(server), mode=mode, **options) as client:
         (ours,) = (one for one in bridges(gateway) if one not in before)
@@ -124,6 +127,20 @@ async def test_a_cancelled_call_is_cancelled_at_its_server(mode: str, ana: Perso
         call.cancel()
         await appears(tmp_path / "gate.cancelled")
         assert said(await client.call_tool("alpha__echo", {"text": "still here"})) == "still here"
+
+
+async def test_what_a_server_asks_is_answered_at_the_desktop(ana: Person) -> None:
+    """In the legacy era, where it comes as a request of the server."""
+
+    async def roots(_: object) -> types.ListRootsResult:
+        return types.ListRootsResult(roots=[])
+
+    async def elicited(_: object, params: types.ElicitRequestParams) -> types.ElicitResult:
+        return types.ElicitResult(action="accept", content={"answer": "from the desk"})
+
+    async with at_desk(ana, "legacy", elicitation_callback=elicited, list_roots_callback=roots) as client:
+        answer = said(await client.call_tool("alpha__ask", {"method": "elicitation/create"}))
+        assert "from the desk" in answer
 
 
 async def test_two_desktops_at_once_see_each_their_own(ana: Person, ben: Person) -> None:
