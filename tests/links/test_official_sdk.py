@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from mcpmux.config.schema import Server
-from mcpmux.protocol.events import Log, Opening, Progress, Result
-from tests.links.harness import SERVERS, call, ending, events, link_of, running, tool, with_section
+from mcpmux.protocol.events import Ask, Failure, Log, Opening, Progress, Result
+from tests.links.harness import PATIENCE, SERVERS, call, ending, events, link_of, running, tool, with_section
 from tests.servers import listening
 
 TRANSPORTS = ["stdio", "http", "sse"]
@@ -44,12 +44,15 @@ async def test_calls_lists_progress_and_logs_come_through(tmp_path: Path, server
         assert [type(event) for event in found] == [Log] * 3 + [Result]
 
 
-async def test_many_calls_at_once_and_what_the_server_asks_is_refused(tmp_path: Path, server: Server) -> None:
+async def test_many_calls_at_once_and_what_the_server_asks_is_answered(tmp_path: Path, server: Server) -> None:
     async with running(tmp_path, server) as pool:
         link = await link_of(pool, "sdk", 20)
         exchanges = [link.open(tool("test_simple_text")) for _ in range(20)]
         assert all([isinstance(await ending(exchange), Result) for exchange in exchanges])
-        # Nothing was announced, so the SDK may not even ask; either way the call ends.
-        async with asyncio.timeout(10):
-            await ending(link.open(tool("test_sampling", prompt="x")))
+        asking = link.open(tool("test_sampling", prompt="x"))
+        async with asyncio.timeout(PATIENCE):
+            asked = await asking.next()
+        assert isinstance(asked, Ask)
+        asking.answer(asked.id, Failure(-1, "nobody is there"))
+        await ending(asking)
         assert link.in_flight == 0
