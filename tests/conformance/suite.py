@@ -14,8 +14,10 @@ from pathlib import Path
 SUITE = "@modelcontextprotocol/conformance"
 VERSION = "0.2.0-alpha.12"
 NODE = "node@22"  # The suite needs Node 22; the npm package carries its binary.
-REVISION = "2025-11-25"
-CHECKS = 84  # what the suite asks at this revision
+LEGACY = "2025-11-25"
+MODERN = "2026-07-28"
+CHECKS = 84  # what the suite asks at the legacy revision
+MODERN_CHECKS = 115  # what it can ask of a legacy server at the modern one, and all of it passes
 
 ORDER = ("INFO", "SUCCESS", "SKIPPED", "WARNING", "FAILURE")  # INFO is a note, no check.
 
@@ -38,13 +40,13 @@ def installed() -> Path:
     return place
 
 
-async def run(url: str, results: Path) -> Checks:
-    """Every check of every scenario against one URL: `scenario/check` -> its status (`ORDER`)."""
+async def run(url: str, results: Path, revision: str = LEGACY) -> Checks:
+    """Every check of every scenario of a revision against one URL: `scenario/check` -> its status (`ORDER`)."""
     place = installed() / "node_modules"
     suite = place / SUITE / "dist" / "index.js"
     command = [place / "node" / "bin" / "node", suite, "server", "--url", url, "--suite", "all"]
     process = await asyncio.create_subprocess_exec(
-        *command, "--spec-version", REVISION, "-o", results,
+        *command, "--spec-version", revision, "-o", results,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()

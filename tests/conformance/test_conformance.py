@@ -69,3 +69,19 @@ async def test_behind_mcpmux_nothing_is_lost(transport: str, isolation: str, tmp
     }
     assert unexpected == {}, f"the results are in {tmp_path}"
     assert EXPECTED["lost"].keys() - lost.keys() == set(), "these pass now: take them from the list"
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http", "sse"])
+async def test_in_front_of_a_legacy_server_a_modern_client_misses_what_the_list_has_alone(
+    transport: str, tmp_path: Path
+) -> None:
+    with behind(transport) as section, running(tmp_path / "gateway", {"conformance": section}) as gateway:
+        await gateway.ready("conformance")
+        token = gateway.token("ana@example.com", "MCP-Admin")
+        async with bearer_proxy(gateway.url, token) as proxy:
+            got = await suite.run(f"{proxy}/servers/conformance/mcp", tmp_path / "modern", suite.MODERN)
+    lost = {name: status for name, status in got.items() if status not in ("SUCCESS", "INFO")}
+    unexpected = {name: status for name, status in lost.items() if name not in EXPECTED["modern"]}
+    assert unexpected == {}, f"the results are in {tmp_path}"
+    assert EXPECTED["modern"].keys() - lost.keys() == set(), "these pass now: take them from the list"
+    assert len(got) - len(lost) >= suite.MODERN_CHECKS

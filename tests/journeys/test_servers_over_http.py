@@ -45,7 +45,7 @@ def person(gateway: Gateway) -> Person:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_everything_of_it_is_there(transport: str, face: str, person: Person) -> None:
     async with person.connected(f"/servers/{transport}", face) as client:
-        assert len(await all_tools(client)) == 14
+        assert len(await all_tools(client)) == 19
         assert said(await client.call_tool("test_simple_text", {})) == "This is a simple text response for testing."
         picture = (await client.call_tool("test_image_content", {})).content[0]
         assert isinstance(picture, types.ImageContent)

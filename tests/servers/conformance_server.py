@@ -1,4 +1,5 @@
-"""A server with everything that the official conformance suite asks of revision 2025-11-25.
+"""A server with everything that the official conformance suite asks of revision 2025-11-25, and what a server of that
+revision can have of what it asks of 2026-07-28.
 
 Built on the official SDK's low-level `Server`; the names and texts are the suite's. It speaks all three transports,
 so that one server serves the direct run and every kind of link behind mcpmux:
@@ -42,6 +43,7 @@ SILENCE = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQAAAAA="
 Context = ServerRequestContext
 Tool = Callable[[Context, dict[str, str]], Awaitable[list[Content]]]
 TOOLS: dict[str, tuple[types.Tool, Tool]] = {}
+LATER = "added_later"
 NO_ARGUMENTS: dict[str, object] = {"type": "object", "properties": {}}
 
 
@@ -151,6 +153,14 @@ async def json_schema_2020_12_tool(_: Context, arguments: dict[str, str]) -> lis
     return [text(json.dumps(arguments))]
 
 
+@tool(
+    "Says the region, which goes in a header too.",
+    {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}},
+)
+async def test_custom_header(_: Context, arguments: dict[str, str]) -> list[Content]:
+    return [text(arguments.get("region", "nowhere"))]
+
+
 # Tools that speak while they work -------------------------------------------------------------------------------
 
 
@@ -161,6 +171,28 @@ async def test_tool_with_logging(ctx: Context, _: dict[str, str]) -> list[Conten
         await ctx.session.send_log_message("info", f"{prefix} {step}", related_request_id=ctx.request_id)
         await asyncio.sleep(0.05)
     return [text("Three log messages were sent.")]
+
+
+@tool("Sends a log message, then answers: the suite looks whether anybody hears it.")
+async def test_logging_tool(ctx: Context, _: dict[str, str]) -> list[Content]:
+    await ctx.session.send_log_message("error", "for nobody", related_request_id=ctx.request_id)
+    return [text("A log message was sent.")]
+
+
+@tool("Adds a tool, or takes it away again.")
+async def test_trigger_tool_change(ctx: Context, _: dict[str, str]) -> list[Content]:
+    if TOOLS.pop(LATER, None) is None:
+        TOOLS[LATER] = (types.Tool(name=LATER, description="Added later.", input_schema=NO_ARGUMENTS), test_simple_text)
+    await ctx.session.send_tool_list_changed()
+    return [text("The tools have changed.")]
+
+
+@tool("Adds a prompt, or takes it away again.")
+async def test_trigger_prompt_change(ctx: Context, _: dict[str, str]) -> list[Content]:
+    if PROMPTS.pop(LATER, None) is None:
+        PROMPTS[LATER] = ("Added later.", ())
+    await ctx.session.send_prompt_list_changed()
+    return [text("The prompts have changed.")]
 
 
 @tool("Reports 0, 50 and 100 of 100, then answers.")
@@ -214,6 +246,11 @@ async def test_elicitation(ctx: Context, arguments: dict[str, str]) -> list[Cont
         "email": {"type": "string", "description": "User's email address"},
     }
     return [text(f"User response: {await elicit(ctx, arguments['message'], fields)}")]
+
+
+@tool("Asks the person: the suite looks that no request comes on the stream of a modern client.")
+async def test_streaming_elicitation(ctx: Context, _: dict[str, str]) -> list[Content]:
+    return [text(await elicit(ctx, "Go on?", {"yes": {"type": "boolean"}}))]
 
 
 @tool("Asks the person, with a default for each primitive type (SEP-1034).")

@@ -133,7 +133,7 @@ def test_something_of_these_outlives_the_end_of_the_input_and_sigterm(mode: str)
 async def test_the_conformance_server_speaks_both_http_transports(transport: str) -> None:
     with listening(transport) as (url, _):
         async with Client(url if transport == "http" else sse_client(url)) as client:
-            assert len((await client.list_tools()).tools) == 14
+            assert len((await client.list_tools()).tools) == 19
 
 
 async def test_the_conformance_server_speaks_stdio() -> None:
