@@ -22,7 +22,7 @@ from tests.servers import HERE, counter, faulty, listening
 
 # Greet and list as they should: their fault shows in a call, at the end, or is one that a client can pass over.
 HARMLESS = (
-    *("silent-call", "deaf", "strange-requests", "huge-list", "endless-pages", "wrapper"),
+    *("silent-call", "heedless", "deaf", "strange-requests", "huge-list", "endless-pages", "wrapper"),
     *("flood-stderr", "long-line", "long-noise", "die-in-call", "die-in-answer", "closes-output"),
     *("strange-results", "deep-result", "chatter"),
 )
