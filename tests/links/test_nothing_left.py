@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from mcpmux.credentials import LinkKey
 from mcpmux.errors import LinkLost
-from tests.links.harness import call, counter, ending, link_of, running, tool, until
+from mcpmux.links import Pool
+from tests.links.harness import PATIENCE, call, counter, ending, link_of, of, running, surroundings, tool, until
 from tests.processes import Watched, program
 
 OWNER = """
@@ -84,3 +86,25 @@ async def test_ten_thousand_calls_leave_nothing_in_the_tables(tmp_path: Path) ->
         assert link._core.leftovers == 0
         assert pool.status()[0].in_flight == 0
         assert pool.ready(LinkKey("counter")) is link
+
+
+@pytest.mark.parametrize("isolation", ["pooled", "session"])
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.1, 0.4])
+async def test_whenever_a_pool_of_several_links_is_cancelled_nothing_is_left(
+    tmp_path: Path, isolation: str, seconds: float
+) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    async with surroundings(tmp_path) as ground:
+        guarded = set(psutil.Process().children(recursive=True))
+        pool = Pool(ground)
+        pool.apply(of(counter(isolation=isolation)))
+        async with asyncio.TaskGroup() as tasks:
+            run = tasks.create_task(pool.run())
+            keys = [LinkKey("counter", "" if isolation == "pooled" else f"session-{number}") for number in range(3)]
+            waiting = [tasks.create_task(pool.link(key, PATIENCE)) for key in keys]
+            await asyncio.sleep(seconds)
+            run.cancel()
+            for task in waiting:
+                task.cancel()
+        assert not set(psutil.Process().children(recursive=True)) - guarded
+    assert not set(psutil.Process().children(recursive=True)) - before
