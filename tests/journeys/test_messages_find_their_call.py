@@ -158,9 +158,10 @@ async def test_a_list_that_a_server_changes_is_told_to_those_who_see_it(
 
 
 @pytest.mark.parametrize("method", ["sampling/createMessage", "elicitation/create", "roots/list"])
-async def test_what_a_server_asks_of_a_client_that_cannot_gets_a_clear_error(method: str, ana: Person) -> None:
-    async with ana.connected() as client:
-        answer = said(await client.call_tool("alpha__ask", {"method": method}))
+async def test_what_a_server_asks_of_a_client_that_cannot_gets_a_clear_error(method: str, cem: Person) -> None:
+    """`gamma` has no other caller."""
+    async with cem.connected(mode="legacy") as client:
+        answer = said(await client.call_tool("gamma__ask", {"method": method}))
     assert '"error"' in answer
     assert "The client does not support" in answer
 
