@@ -15,6 +15,7 @@ import psutil
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.shared.subscriptions import ResourceUpdated
 
 from tests.faces.client import Json, calling, greeting, notification, request
 from tests.gateway_process import Gateway, running
@@ -117,6 +118,20 @@ async def test_a_subscription_and_a_changed_list_reach_the_desktop(ana: Person) 
         await client.call_tool("alpha__offer", {"kind": "tools", "name": "fresh"})
         await until(lambda: heard.of(types.ToolListChangedNotification), WAIT, "the changed list")
         await client.call_tool("alpha__withdraw", {"kind": "tools", "name": "fresh"})
+
+
+async def test_a_modern_subscription_reaches_the_desktop_until_it_is_left(gateway: Gateway, ana: Person) -> None:
+    async with at_desk(ana) as client:
+        assert client.protocol_version == "2026-07-28"
+        uri = str((await client.list_resources()).resources[0].uri)
+        async with client.listen(tools_list_changed=True, resource_subscriptions=[uri]) as changes:
+            streams = gateway.metric("mcpmux_streams")
+            assert streams >= 1
+            await client.call_tool("alpha__touch", {"uri": uri.removeprefix("alpha+")})
+            async with asyncio.timeout(WAIT):
+                assert await anext(aiter(changes)) == ResourceUpdated(uri=uri)
+        await until(lambda: gateway.metric("mcpmux_streams") < streams, what="the end of the stream")
+        assert said(await client.call_tool("alpha__echo", {"text": "still here"})) == "still here"
 
 
 @pytest.mark.parametrize("mode", MODES)
