@@ -56,3 +56,24 @@ def test_an_unknown_resource_names_its_uri() -> None:
     failed = faults.failure(errors.ResourceUnknown("a+b://c"), "r-6")
     assert failed.data is not None
     assert (failed.code, json.loads(bytes(failed.data))) == (-32002, {"uri": "a+b://c"})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "data"),
+    [
+        (errors.MetaInvalid("x"), -32602, 400, None),
+        (errors.HeaderMismatch("Mcp-Name", "is missing"), -32020, 400, None),
+        (errors.CapabilityMissing({"sampling": {}}), -32021, 400, {"requiredCapabilities": {"sampling": {}}}),
+        (errors.VersionUnsupported("v9", ("a", "b")), -32022, 400, {"supported": ["a", "b"], "requested": "v9"}),
+        (errors.MethodUnknown("no/such"), -32601, 404, None),
+        (errors.ToolUnknown("x__y"), -32602, 200, None),
+        (errors.ResourceUnknown("a+b://c"), -32602, 200, {"uri": "a+b://c"}),
+    ],
+)
+def test_what_the_modern_era_has_otherwise(
+    error: errors.MuxError, code: int, status: int, data: dict[str, object] | None
+) -> None:
+    failed = faults.modern(faults.failure(error, "r-7"))
+    own = faults.fault(error).status
+    assert (failed.code, faults.modern_status(failed) if own == 200 else own) == (code, status)
+    assert (None if failed.data is None else json.loads(bytes(failed.data))) == data
