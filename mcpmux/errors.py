@@ -463,16 +463,6 @@ class BodyTooLarge(HttpRefused):
         super().__init__(f"Request body too large: at most {limit} bytes")
 
 
-class StreamTaken(HttpRefused):
-    """The session already has a GET stream."""
-
-    reason = "stream_taken"
-    status = 409
-
-    def __init__(self) -> None:
-        super().__init__("Conflict: this session already has an event stream")
-
-
 # Carrying messages for a client on pipes (`mcpmux stdio`) --------------------------------------------------------
 
 
@@ -492,27 +482,12 @@ class EndpointUnreachable(BridgeFailed):
 
 
 class EndpointRefused(BridgeFailed):
-    """An HTTP status that is no answer; `retry_after` in seconds, where one was told."""
+    """An HTTP status that is no answer. `text` says what helps."""
 
     reason = "refused"
 
-    def __init__(self, status: int, retry_after: float | None = None) -> None:
-        later = f"try again in {retry_after:g} s" if retry_after else "try again in a moment"
-        said = {
-            401: "mcpmux refused the access token: renew it where MCPMUX_TOKEN or --token-file has it",
-            403: "mcpmux does not let you use this endpoint (HTTP status 403)",
-            404: "There is no MCP endpoint at this address (HTTP status 404): look at --url",
-            413: "The message is larger than mcpmux takes (limits.body)",
-            429: f"mcpmux has too much to do for you: {later}",
-            503: f"mcpmux is shutting down or busy: {later}",
-        }
-        if 300 <= status < 400:
-            text = f"The address redirects (HTTP status {status}): give --url the one that is meant"
-        elif status >= 500:
-            text = f"mcpmux failed (HTTP status {status}): {later}"
-        else:
-            text = f"mcpmux refused the message (HTTP status {status})"
-        super().__init__(said.get(status, text))
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
         self.status = status
 
 

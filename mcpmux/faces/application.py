@@ -24,6 +24,7 @@ from mcpmux.errors import AuthorizationMalformed, HttpRefused, MuxError, TokenMi
 from mcpmux.faces.entry import JSON, RETRY_AFTER, VERSION, Entry, answer_headers
 from mcpmux.faces.oauth import challenge, metadata_url
 from mcpmux.faces.origin import Origins
+from mcpmux.faces.refusal import plainly
 from mcpmux.faces.server import HttpServer
 from mcpmux.faces.sessions import Sessions
 from mcpmux.faces.sse import LegacySse
@@ -155,24 +156,15 @@ class Application:
             return response
         route = self._route(path)
         if route is None:
-            return self._plainly(request, 404, request_id, headers)
+            return plainly(request, 404, request_id, headers, self._metrics)
         verified = await self._verified(request)
         face = route.faces.get(request.method)
         if face is None:
-            return self._plainly(request, 405, request_id, {**headers, "Allow": ", ".join(route.faces)})
+            headers["Allow"] = ", ".join(route.faces)
+            return plainly(request, 405, request_id, headers, self._metrics)
         if route.view.kind != "all":
             await self._router.enter(verified.principal, route.view)
         return await face(Entry(request, request_id, verified.principal, verified.expires, route.view, path, cors))
-
-    def _plainly(
-        self, request: web.BaseRequest, status: int, request_id: str, headers: Mapping[str, str]
-    ) -> web.Response:
-        """An answer to what no MCP client sends: a path or a method that is not there."""
-        self._metrics.http_refused(status)
-        reason = "no_path" if status == 404 else "no_method"
-        self._log.info("request_refused", status=status, reason=reason, method=request.method, request_id=request_id)
-        text = {404: "Not Found\n", 405: "Method Not Allowed\n"}[status]
-        return web.Response(status=status, text=text, headers=headers)
 
     def _known(self, request: web.BaseRequest) -> Verified | None:
         """The caller, if this very token was verified before: then its form was checked as well."""

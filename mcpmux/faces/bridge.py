@@ -30,7 +30,7 @@ from mcpmux.errors import (
     InvalidRequest,
     MalformedMessage,
 )
-from mcpmux.faces.endpoint import DOWN_LIMIT, LAST_EVENT, Endpoint, messages
+from mcpmux.faces.endpoint import DOWN_LIMIT, LAST_EVENT, Endpoint, messages, refusal
 from mcpmux.faces.mirror import Mirror, mismatched
 from mcpmux.faces.upkeep import Output, Upkeep
 from mcpmux.links import http
@@ -38,13 +38,11 @@ from mcpmux.links.event_stream import EventStream
 from mcpmux.links.lines import Oversized
 from mcpmux.observe.log import logger
 from mcpmux.outbound import retry_after
-from mcpmux.protocol import bridge, envelope
+from mcpmux.protocol import bridge, envelope, headers
 from mcpmux.protocol.bridge import BridgeCore, Line, Pending, Session
 from mcpmux.protocol.envelope import Reply
 from mcpmux.protocol.faults import INTERNAL_ERROR, INVALID_REQUEST
-from mcpmux.protocol.methods import INITIALIZED
-
-LISTEN: Final = "subscriptions/listen"
+from mcpmux.protocol.methods import INITIALIZED, LISTEN
 
 MAX_REQUESTS: Final = 256  # in flight at once
 MAX_SILENT: Final = 256  # notifications and answers that wait for their turn
@@ -254,7 +252,7 @@ class Bridge:
             # It was about the old session, or the new one has been told already.
             await self._upkeep.renew(session)
         elif answer.status >= 300:
-            raise EndpointRefused(answer.status, _later(answer))
+            raise refusal(answer.status, _later(answer))
         elif line.method == INITIALIZED:
             self._upkeep.listen()
 
@@ -265,7 +263,7 @@ class Bridge:
         if answer.status >= 300:
             self._refused(answer, refusal, errand)
             return
-        errand.pending.session_id = bridge.session_id(answer.headers.get(bridge.SESSION))
+        errand.pending.session_id = headers.session_id(answer.headers.get(headers.SESSION))
         if answer.content_type == http.EVENTS:
             await self._read_response(answer, errand)
         elif answer.content_type == http.JSON:
@@ -290,7 +288,7 @@ class Bridge:
                 else:
                     self._receive(body, errand)
         if errand.pending.awaited:
-            raise EndpointRefused(answer.status, _later(answer))
+            raise refusal(answer.status, _later(answer))
 
     def _receive(self, data: bytes, errand: Errand | None) -> None:
         """One message of the endpoint."""
@@ -354,7 +352,7 @@ class Bridge:
 
 
 def _session_lost(session: Session | None, status: int, body: bytes) -> bool:
-    return session is not None and session.id is not None and bridge.session_lost(status, body)
+    return session is not None and session.id is not None and headers.session_lost(status, body)
 
 
 def _is_modern(errand: Errand) -> bool:

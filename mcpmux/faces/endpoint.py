@@ -143,14 +143,34 @@ class Endpoint:
             self._url = None  # it may have come back with another one
             raise
         except aiohttp.RedirectClientError as error:
-            raise EndpointRefused(302) from error
+            raise refusal(302) from error
         if answer.status in http.REDIRECTS:
             answer.close()
-            raise EndpointRefused(answer.status)
+            raise refusal(answer.status)
         return answer
 
     def _unreachable(self, error: BaseException) -> EndpointUnreachable:
         return EndpointUnreachable(http.problem_of_fault(error))
+
+
+def refusal(status: int, retry_after: float | None = None) -> EndpointRefused:
+    """What an HTTP status that is no answer means for the person at the client; `retry_after` in seconds, if told."""
+    later = f"try again in {retry_after:g} s" if retry_after else "try again in a moment"
+    said = {
+        401: "mcpmux refused the access token: renew it where MCPMUX_TOKEN or --token-file has it",
+        403: "mcpmux does not let you use this endpoint (HTTP status 403)",
+        404: "There is no MCP endpoint at this address (HTTP status 404): look at --url",
+        413: "The message is larger than mcpmux takes (limits.body)",
+        429: f"mcpmux has too much to do for you: {later}",
+        503: f"mcpmux is shutting down or busy: {later}",
+    }
+    if 300 <= status < 400:
+        text = f"The address redirects (HTTP status {status}): give --url the one that is meant"
+    elif status >= 500:
+        text = f"mcpmux failed (HTTP status {status}): {later}"
+    else:
+        text = f"mcpmux refused the message (HTTP status {status})"
+    return EndpointRefused(status, said.get(status, text))
 
 
 async def messages(answer: aiohttp.ClientResponse, events: EventStream) -> AsyncIterator[bytes]:
@@ -166,7 +186,7 @@ async def messages(answer: aiohttp.ClientResponse, events: EventStream) -> Async
 async def reply_in(answer: aiohttp.ClientResponse) -> Reply:
     """The reply in a response of either form, to a request of our own. Raises: EndpointRefused, AnswerLost."""
     if answer.status >= 300:
-        raise EndpointRefused(answer.status)
+        raise refusal(answer.status)
     try:
         if answer.content_type == http.EVENTS:
             found = [data async for data in messages(answer, EventStream(DOWN_LIMIT))]

@@ -18,6 +18,7 @@ from mcpmux.catalog.view import View
 from mcpmux.errors import BodyTooLarge, InvalidRequest, MediaTypeUnsupported, NotAcceptable
 from mcpmux.faces import reply
 from mcpmux.identity.principal import Principal
+from mcpmux.protocol import headers as mcp
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -30,8 +31,8 @@ RETRY_AFTER: Final = "5"
 
 REQUEST_ID: Final = "X-Request-Id"
 # Looked up in every request: `istr` has its lower case ready.
-SESSION_ID: Final = istr("Mcp-Session-Id")
-VERSION: Final = istr("MCP-Protocol-Version")
+SESSION_ID: Final = istr(mcp.SESSION)
+VERSION: Final = istr(mcp.VERSION)
 CHAT_ID: Final = istr("X-OpenWebUI-Chat-Id")
 
 

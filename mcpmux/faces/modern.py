@@ -16,10 +16,10 @@ from aiohttp_sse import EventSourceResponse
 from mcpmux.calls import Call, Caller, Router
 from mcpmux.errors import Draining, InvalidRequest, MuxError
 from mcpmux.faces.edge import first_event, next_event, opened
-from mcpmux.faces.entry import CHAT_ID, RETRY_AFTER, Entry
+from mcpmux.faces.entry import CHAT_ID, Entry
 from mcpmux.faces.eventstream import event_stream
 from mcpmux.faces.listens import Listens
-from mcpmux.observe.log import logger
+from mcpmux.faces.refusal import failure_wire, plainly, refusal, refused
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, faults
 from mcpmux.protocol.downstream import modern
@@ -39,7 +39,6 @@ class Modern:
         self._router = router
         self._listens = listens
         self._metrics = metrics
-        self._log = logger("faces")
 
     async def post(
         self, entry: Entry, message: Message | list[Message | InvalidRequest], prefers_events: bool
@@ -69,9 +68,8 @@ class Modern:
 
     def refuse_method(self, entry: Entry) -> web.Response:
         """The answer to GET and DELETE."""
-        self._metrics.http_refused(405)
-        self._log.info("request_refused", status=405, reason="no_method", request_id=entry.request_id)
-        return web.Response(status=405, text="Method Not Allowed\n", headers={**entry.headers, "Allow": "POST"})
+        headers = {**entry.headers, "Allow": "POST"}
+        return plainly(entry.request, 405, entry.request_id, headers, self._metrics)
 
     # Calls ---------------------------------------------------------------------------------------------------------
 
@@ -107,18 +105,12 @@ class Modern:
         await response.send(envelope.one_line(wire).decode())
 
     def _refusal(self, entry: Entry, error: MuxError, request_id: int | str) -> web.StreamResponse:
-        """The error of a request that never became a call, which leaves its log line."""
-        self._log.info(
-            "message_refused", reason=error.reason, principal=entry.principal.label, request_id=entry.request_id
-        )
-        failed = faults.modern(faults.failure(error, entry.request_id))
+        """The error of a request that never became a call."""
+        failed = faults.modern(refused(entry, error))
         status = faults.fault(error).status
         if status == 200:
             status = faults.modern_status(failed)
-        if status != 200:
-            self._metrics.http_refused(status)
-        later = {"Retry-After": RETRY_AFTER} if status in (429, 503) else None
-        return entry.answer(envelope.error(request_id, failed.code, failed.message, failed.data), status, later)
+        return refusal(entry, failure_wire(request_id, failed), status, self._metrics)
 
     # Subscriptions -------------------------------------------------------------------------------------------------
 

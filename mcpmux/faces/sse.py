@@ -18,8 +18,9 @@ from mcpmux.errors import CallCancelled, InvalidRequest, MuxError, SessionUnknow
 from mcpmux.faces.edge import next_event, opened
 from mcpmux.faces.entry import EVENTS, Entry, check_accepts, read_body
 from mcpmux.faces.eventstream import event_stream
+from mcpmux.faces.refusal import refused_wire
 from mcpmux.faces.sessions import Session, Sessions
-from mcpmux.faces.streamable import refused_wire, take_silent
+from mcpmux.faces.streamable import take_silent
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, revisions
 from mcpmux.protocol.downstream import legacy

@@ -23,7 +23,6 @@ from mcpmux.faces.edge import first_event, next_event, opened
 from mcpmux.faces.entry import (
     EVENTS,
     JSON,
-    RETRY_AFTER,
     SESSION_ID,
     VERSION,
     Entry,
@@ -32,6 +31,7 @@ from mcpmux.faces.entry import (
 )
 from mcpmux.faces.eventstream import RETRY, event_stream
 from mcpmux.faces.modern import Modern
+from mcpmux.faces.refusal import refusal, refused_wire
 from mcpmux.faces.sessions import ReplyStream, Session, Sessions
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
@@ -202,11 +202,7 @@ class Streamable:
 
     def _refusal(self, entry: Entry, error: MuxError, request_id: int | str) -> web.StreamResponse:
         """The error of one request that never became a call."""
-        status = faults.fault(error).status
-        if status != 200:
-            self._metrics.http_refused(status)
-        later = {"Retry-After": RETRY_AFTER} if status in (429, 503) else None
-        return entry.answer(refused_wire(entry, error, request_id), status, later)
+        return refusal(entry, refused_wire(entry, error, request_id), faults.fault(error).status, self._metrics)
 
     async def _stream(
         self, entry: Entry, session: Session, stream: ReplyStream, ready: Sequence[bytes] = (),
@@ -297,15 +293,6 @@ def take_silent(router: Router, session: Session, message: Notification | Reply)
     cancelled = session.core.cancels(message)
     if cancelled is not None and cancelled in session.calls:
         session.calls[cancelled].cancel(_reason(message))
-
-
-def refused_wire(entry: Entry, error: MuxError, request_id: int | str | None) -> bytes:
-    """The error answer to a message that never became a call, which leaves its log line."""
-    logger("faces").info(
-        "message_refused", reason=error.reason, principal=entry.principal.label, request_id=entry.request_id
-    )
-    failed = faults.failure(error, entry.request_id)
-    return envelope.error(request_id, failed.code, failed.message, failed.data)
 
 
 def _reason(message: Notification) -> str:

@@ -23,13 +23,12 @@ from mcpmux.faces.endpoint import DOWN_LIMIT, LAST_EVENT, Endpoint, messages, re
 from mcpmux.links import http
 from mcpmux.links.event_stream import EventStream
 from mcpmux.observe.log import logger
-from mcpmux.protocol import bridge
+from mcpmux.protocol import bridge, headers
 from mcpmux.protocol.bridge import BridgeCore, Line, Session
 
 RENEW_LIMIT: Final = 30.0  # seconds for a new session
 FIRST_PAUSE: Final = 0.2  # seconds between two connections of the GET stream, where the endpoint does not say
 LONGEST_PAUSE: Final = 30.0
-SHORTEST_PAUSE: Final = 0.1  # even if the endpoint says less
 STEADY_AFTER: Final = 30.0  # a stream that lasted this long is opened anew without a long pause
 
 log = logger("faces")
@@ -129,7 +128,7 @@ class Upkeep:
             reply = await reply_in(answer)
             if reply.result is None:
                 raise BridgeFailed("it refused the client's `initialize`")
-            return bridge.opened(reply.result, bridge.session_id(answer.headers.get(bridge.SESSION)))
+            return bridge.opened(reply.result, headers.session_id(answer.headers.get(headers.SESSION)))
 
     # The GET stream ------------------------------------------------------------------------------------------------
 
@@ -156,8 +155,7 @@ class Upkeep:
                 return
             steady = status == 200 and loop.time() - begun >= STEADY_AFTER
             pause = FIRST_PAUSE if steady else min(pause * 2, LONGEST_PAUSE)
-            asked = events.retry if status == 200 else None
-            await asyncio.sleep(pause if asked is None else max(asked, SHORTEST_PAUSE))
+            await asyncio.sleep(events.pause(pause) if status == 200 else pause)
 
     async def _renewed(self, session: Session | None) -> bool:
         try:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from mcpmux.links.lines import EDGE, LineSplitter, Oversized
 
 LONGEST_RETRY: Final = 300.0  # seconds; a server that asks for more is asked again after this
+SHORTEST_PAUSE: Final = 0.1  # seconds, even if the server says less
 LONGEST_ID: Final = 1024  # characters of an event id that we send back in a header
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -48,6 +49,10 @@ class EventStream:
         self._torn = False  # the last chunk ended between \r and \n
         self._new_id = self.last_id
         self._clear()
+
+    def pause(self, otherwise: float) -> float:
+        """Seconds to wait before the next connection; `otherwise` where the server does not say."""
+        return otherwise if self.retry is None else max(self.retry, SHORTEST_PAUSE)
 
     def feed(self, chunk: bytes) -> list[ServerEvent | Oversized]:
         """The events that `chunk` completes."""

@@ -30,11 +30,9 @@ from mcpmux.links.link import Link
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.observe.redaction import redact
+from mcpmux.protocol.headers import SESSION, VERSION, session_id, session_lost
 
-SESSION: Final = "Mcp-Session-Id"
-VERSION: Final = "MCP-Protocol-Version"
 LAST_EVENT: Final = "Last-Event-ID"
-LONGEST_SESSION_ID: Final = 1024
 
 MAX_MESSAGES: Final = 256  # notifications and answers under way at once; what comes beyond is dropped
 RENEW_LIMIT: Final = 30.0  # seconds for a new session
@@ -44,7 +42,6 @@ DELETE_LIMIT: Final = 2.0
 
 FIRST_PAUSE: Final = 1.0  # seconds between two connections of a stream, where the server does not say
 LONGEST_PAUSE: Final = 60.0
-SHORTEST_PAUSE: Final = 0.1  # even if the server says less
 STEADY_AFTER: Final = 30.0  # a stream that lasted this long is opened anew without a long pause
 
 log = logger("links")
@@ -166,7 +163,7 @@ class StreamableTransport:
                 if (there := self._requests.moved(answer)) is not None and not last_try:
                     self._requests.url = there
                     continue
-                if session is None or last_try or not _session_lost(answer.status, body):
+                if session is None or last_try or not session_lost(answer.status, body):
                     await self._take(answer, body, request)
                     return
             await self._renew(session)
@@ -177,7 +174,7 @@ class StreamableTransport:
             self._refused(answer, refusal, request)
             return
         if self._link.is_greeting(request):
-            self._session = _session_id(answer)
+            self._session = session_id(answer.headers.get(SESSION))
         if answer.content_type == http.EVENTS:
             await self._read_answer(answer, request)
         elif answer.content_type == http.JSON:
@@ -223,7 +220,7 @@ class StreamableTransport:
             self._link.doubt()
         silent = 0
         while self._link.waits_for(request) and events.last_id is not None and silent < RESUMES:
-            await asyncio.sleep(_pause(events, FIRST_PAUSE * 2**silent))
+            await asyncio.sleep(events.pause(FIRST_PAUSE * 2**silent))
             heard = self._link.heard
             if not await self._resume(events, request):
                 break
@@ -291,7 +288,7 @@ class StreamableTransport:
             opened_once = opened_once or status == 200
             steady = status == 200 and self._link.loop.time() - begun >= STEADY_AFTER
             pause = FIRST_PAUSE if steady else min(pause * 2, LONGEST_PAUSE)
-            await asyncio.sleep(_pause(events, pause))
+            await asyncio.sleep(events.pause(pause))
 
     async def _listen_once(self, events: EventStream) -> int | None:
         """One connection of the GET stream to its end; its status, None if there was none."""
@@ -360,20 +357,3 @@ class StreamableTransport:
         if self._revision is not None:
             headers[VERSION] = self._revision
         return headers
-
-
-def _session_id(answer: aiohttp.ClientResponse) -> str | None:
-    """The session that the server opened; visible ASCII only, as the specification says."""
-    found = answer.headers.get(SESSION)
-    if not found or len(found) > LONGEST_SESSION_ID or not all("!" <= char <= "~" for char in found):
-        return None
-    return found
-
-
-def _session_lost(status: int, body: bytes) -> bool:
-    """Whether the server does not know our session: 404 by the specification, 400 by widespread habit."""
-    return status == 404 or (status == 400 and b"session" in body.lower())
-
-
-def _pause(events: EventStream, otherwise: float) -> float:
-    return otherwise if events.retry is None else max(events.retry, SHORTEST_PAUSE)

@@ -26,11 +26,8 @@ from mcpmux.protocol import envelope, headers
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
 from mcpmux.protocol.methods import CANCELLED, INITIALIZED, LIST_CHANGED
 
-SESSION: Final = "Mcp-Session-Id"
-
 MAX_ASKS: Final = 1024  # requests of the server that wait for the client; the oldest gives way
 MAX_SUBSCRIPTIONS: Final = 4096
-LONGEST_SESSION_ID: Final = 1024
 
 # To carry out twice does no harm. Not `tools/call`, and not what a later release may bring.
 REPEATABLE: Final = frozenset({
@@ -106,7 +103,7 @@ def read(wire: bytes) -> Line:
     if isinstance(message, Reply | list):
         return Line(wire, message)
     revision = _revision(message.params)
-    if revision is not None and not (_plain(revision) and _plain(message.method)):
+    if revision is not None and not (headers.is_visible(revision) and headers.is_visible(message.method)):
         asked = message.id if isinstance(message, Request) else None
         raise InvalidRequest("the method or the protocol version cannot stand in a header", asked)
     return Line(wire, message, revision)
@@ -124,11 +121,6 @@ def cancelled(line: Line) -> int | str | None:
     if not isinstance(message, Notification) or message.method != CANCELLED:
         return None
     return envelope.identifier((message.params or {}).get("requestId"))
-
-
-def session_lost(status: int, body: bytes) -> bool:
-    """Whether an answer says that our session is unknown: 404 by the specification, 400 by widespread habit."""
-    return status == 404 or (status == 400 and b"session" in body.lower())
 
 
 class BridgeCore:
@@ -287,19 +279,10 @@ def session_headers(session: Session | None) -> dict[str, str]:
     """The headers of everything that belongs to a session."""
     found: dict[str, str] = {}
     if session is not None and session.id is not None:
-        found[SESSION] = session.id
-    if session is not None and _plain(session.revision):
+        found[headers.SESSION] = session.id
+    if session is not None and headers.is_visible(session.revision):
         found[headers.VERSION] = session.revision
     return found
-
-
-def session_id(header: str | None) -> str | None:
-    """The session id of an answer's header; visible ASCII only, as the specification says."""
-    return header if header is not None and len(header) <= LONGEST_SESSION_ID and _plain(header) else None
-
-
-def _plain(text: str) -> bool:
-    return bool(text) and all("!" <= char <= "~" for char in text)
 
 
 def _revision(params: dict[str, Raw] | None) -> str | None:

@@ -32,6 +32,7 @@ from mcpmux.protocol import envelope
 Values = Callable[[str], Sequence[str]]
 """All values of the header with this name, in any case; none if it is not there."""
 
+SESSION: Final = "Mcp-Session-Id"
 VERSION: Final = "MCP-Protocol-Version"
 METHOD: Final = "Mcp-Method"
 NAME: Final = "Mcp-Name"
@@ -39,6 +40,8 @@ PARAM: Final = "Mcp-Param-"
 
 # Which member of params `Mcp-Name` repeats.
 NAMED_BY: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+
+LONGEST_SESSION_ID: Final = 1024
 
 _ANNOTATION: Final = "x-mcp-header"
 _MARK: Final = b"x-mcp-header"
@@ -93,6 +96,21 @@ def decoded(value: str) -> str | None:
 
 
 # What stands in every request ----------------------------------------------------------------------------------
+
+
+def is_visible(text: str) -> bool:
+    """Whether it is visible ASCII alone, as session ids and revisions must be in a header."""
+    return bool(text) and all("!" <= char <= "~" for char in text)
+
+
+def session_id(header: str | None) -> str | None:
+    """The session id of an answer's header; visible ASCII only, as the specification says."""
+    return header if header is not None and len(header) <= LONGEST_SESSION_ID and is_visible(header) else None
+
+
+def session_lost(status: int, body: bytes) -> bool:
+    """Whether an answer says that our session is unknown: 404 by the specification, 400 by widespread habit."""
+    return status == 404 or (status == 400 and b"session" in body.lower())
 
 
 def standard(method: str, params: Mapping[str, Raw] | None, revision: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.calls.upstream import Witness
 from tests.faces.client import bearer
+from tests.faces.modern import Modern
 from tests.gateway_process import Gateway, running
 
 Who = Mapping[str, str]
@@ -75,3 +76,15 @@ def ben(place: Place) -> Who:
 def dan(place: Place) -> Who:
     """Has a token and no grant."""
     return bearer(place.gateway, "dan@example.com")
+
+
+@pytest.fixture
+def modern(place: Place, http: aiohttp.ClientSession, ana: Who) -> Modern:
+    """Ana at the endpoint of all servers, in the modern era."""
+    return Modern(http, f"{place.url}/mcp", ana)
+
+
+@pytest.fixture
+def both(place: Place, http: aiohttp.ClientSession, ben: Who) -> Modern:
+    """Ben there, who has beta as well."""
+    return Modern(http, f"{place.url}/mcp", ben)

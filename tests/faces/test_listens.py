@@ -22,75 +22,63 @@ RESOURCES = "notifications/resources/list_changed"
 UPDATED = "notifications/resources/updated"
 
 
-@pytest.fixture
-def ana_(place: Place, http: Http, ana: Who) -> Modern:
-    """Ana at the endpoint of all servers."""
-    return Modern(http, f"{place.url}/mcp", ana)
-
-
-@pytest.fixture
-def ben_(place: Place, http: Http, ben: Who) -> Modern:
-    """Ben there, who has beta as well."""
-    return Modern(http, f"{place.url}/mcp", ben)
-
-
 @pytest.mark.parametrize(("kind", "told"), [("tools", TOOLS), ("prompts", PROMPTS), ("resources", RESOURCES)])
-async def test_a_change_of_a_list_is_told_with_the_id_of_the_subscription(kind: str, told: str, ben_: Modern) -> None:
-    async with ben_.listening(ALL, 7) as stream:
+async def test_a_change_of_a_list_is_told_with_the_id_of_the_subscription(kind: str, told: str, both: Modern) -> None:
+    async with both.listening(ALL, 7) as stream:
         assert stream.honored == ALL
         for tool in ("offer", "withdraw"):
-            await ben_.call(f"beta__{tool}", kind=kind, name="later")
+            await both.call(f"beta__{tool}", kind=kind, name="later")
             assert await stream.message() == {
                 "jsonrpc": "2.0", "method": told, "params": {"_meta": {SUBSCRIPTION: 7}},
             }  # fmt: skip
 
 
-async def test_only_what_was_asked_for_is_told(ben_: Modern) -> None:
-    async with ben_.listening({"promptsListChanged": True}) as stream:
+async def test_only_what_was_asked_for_is_told(both: Modern) -> None:
+    async with both.listening({"promptsListChanged": True}) as stream:
         assert stream.honored == {"promptsListChanged": True}
         for kind in ("tools", "resources", "prompts"):
-            await ben_.call("beta__offer", kind=kind, name="more")
+            await both.call("beta__offer", kind=kind, name="more")
         assert (await stream.message())["method"] == PROMPTS
         for kind in ("tools", "resources", "prompts"):
-            await ben_.call("beta__withdraw", kind=kind, name="more")
+            await both.call("beta__withdraw", kind=kind, name="more")
         assert (await stream.message())["method"] == PROMPTS
 
 
-async def test_nobody_hears_of_a_list_that_is_not_theirs(ana_: Modern, ben_: Modern) -> None:
-    async with ana_.listening(ALL) as hers, ben_.listening(ALL) as his:
-        await ben_.call("beta__offer", kind="tools", name="his")
+async def test_nobody_hears_of_a_list_that_is_not_theirs(modern: Modern, both: Modern) -> None:
+    async with modern.listening(ALL) as hers, both.listening(ALL) as his:
+        await both.call("beta__offer", kind="tools", name="his")
         assert (await his.message())["method"] == TOOLS
-        await ben_.call("beta__withdraw", kind="tools", name="his")
-        await ben_.call("alpha__offer", kind="prompts", name="both")
+        await both.call("beta__withdraw", kind="tools", name="his")
+        await both.call("alpha__offer", kind="prompts", name="both")
         assert (await hers.message())["method"] == PROMPTS
-        await ben_.call("alpha__withdraw", kind="prompts", name="both")
+        await both.call("alpha__withdraw", kind="prompts", name="both")
 
 
 async def test_a_change_of_a_resource_is_told_to_those_who_subscribed_it(
-    place: Place, ana_: Modern, ben_: Modern
+    place: Place, modern: Modern, both: Modern
 ) -> None:
     shown = "alpha+counter://value"
     async with (
-        ana_.listening({"resourceSubscriptions": [shown]}, "a") as hers,
-        ben_.listening({"resourceSubscriptions": [shown, "beta+counter://value"]}, "b") as his,
+        modern.listening({"resourceSubscriptions": [shown]}, "a") as hers,
+        both.listening({"resourceSubscriptions": [shown, "beta+counter://value"]}, "b") as his,
     ):
         assert hers.honored == {"resourceSubscriptions": [shown]}
         await place.alpha.hears("resources/subscribe", lambda one: params(one) == {"uri": "counter://value"})
-        assert await ben_.call("alpha__touch", uri="counter://value") == "subscribed"
+        assert await both.call("alpha__touch", uri="counter://value") == "subscribed"
         for stream, id_ in ((hers, "a"), (his, "b")):
             told = await stream.message()
             assert (told["method"], told["params"]) == (UPDATED, {"_meta": {SUBSCRIPTION: id_}, "uri": shown})
-        await ben_.call("beta__touch", uri="counter://value")
+        await both.call("beta__touch", uri="counter://value")
         assert params(await his.message())["uri"] == "beta+counter://value"
 
 
-async def test_the_last_one_who_leaves_ends_the_subscription_at_its_server(place: Place, ana_: Modern) -> None:
+async def test_the_last_one_who_leaves_ends_the_subscription_at_its_server(place: Place, modern: Modern) -> None:
     def ended() -> int:
         return len([one for one in place.alpha.heard("resources/unsubscribe") if "note/last" in str(one)])
 
     wanted = {"resourceSubscriptions": ["alpha+counter://note/last"]}
-    async with ana_.listening(wanted):
-        async with ana_.listening(wanted, "second"):
+    async with modern.listening(wanted):
+        async with modern.listening(wanted, "second"):
             assert ended() == 0
         await until(lambda: place.gateway.metric("mcpmux_streams", kind="listen") == 1, "the end of the second")
         assert ended() == 0
@@ -98,9 +86,9 @@ async def test_the_last_one_who_leaves_ends_the_subscription_at_its_server(place
     assert place.gateway.metric("mcpmux_streams", kind="listen") == 0
 
 
-async def test_what_may_not_be_seen_is_left_out_like_what_is_not_there(ana_: Modern) -> None:
+async def test_what_may_not_be_seen_is_left_out_like_what_is_not_there(modern: Modern) -> None:
     uris = ["beta+counter://value", "nothing+x://y", "alpha+counter://value", "off+counter://value", "no uri"]
-    async with ana_.listening({"resourceSubscriptions": uris}) as stream:
+    async with modern.listening({"resourceSubscriptions": uris}) as stream:
         assert stream.honored == {"resourceSubscriptions": ["alpha+counter://value"]}
 
 
@@ -112,8 +100,8 @@ async def test_the_endpoint_of_one_server_has_native_names(place: Place, http: H
 
 
 @pytest.mark.parametrize("notifications", [None, [], {"toolsListChanged": "yes"}, {"resourceSubscriptions": [1]}])
-async def test_a_filter_that_cannot_be_right_is_refused(notifications: object, ana_: Modern) -> None:
-    answer = await ana_.post(asking("subscriptions/listen", {"notifications": notifications}))
+async def test_a_filter_that_cannot_be_right_is_refused(notifications: object, modern: Modern) -> None:
+    answer = await modern.post(asking("subscriptions/listen", {"notifications": notifications}))
     assert (answer.status, answer.code) == (200, -32602)
 
 
@@ -133,10 +121,10 @@ async def test_the_stream_ends_properly_when_its_token_expires(place: Place, htt
     }  # fmt: skip
 
 
-async def test_nothing_is_left_of_many_that_came_and_went(place: Place, ana_: Modern) -> None:
+async def test_nothing_is_left_of_many_that_came_and_went(place: Place, modern: Modern) -> None:
     async def once(number: int) -> None:
         wanted = {**ALL, "resourceSubscriptions": [f"alpha+counter://note/{number}"]}
-        async with ana_.listening(wanted, number) as stream:
+        async with modern.listening(wanted, number) as stream:
             assert stream.honored == wanted
 
     async with asyncio.TaskGroup() as tasks:

@@ -21,18 +21,6 @@ Http = aiohttp.ClientSession
 CANCELLED = "notifications/cancelled"
 
 
-@pytest.fixture
-def modern(place: Place, http: Http, ana: Who) -> Modern:
-    """Ana at the endpoint of all servers."""
-    return Modern(http, f"{place.url}/mcp", ana)
-
-
-@pytest.fixture
-def both(place: Place, http: Http, ben: Who) -> Modern:
-    """Ben there, who has beta as well."""
-    return Modern(http, f"{place.url}/mcp", ben)
-
-
 def calling(tool: str, id_: object = 1, **arguments: object) -> dict[str, object]:
     return asking("tools/call", {"name": tool, "arguments": arguments}, id_)
 

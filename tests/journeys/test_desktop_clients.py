@@ -41,18 +41,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield made
 
 
-@pytest.fixture
-def ana(gateway: Gateway) -> Person:
-    """Has alpha."""
-    return Person(gateway, "ana@example.com", ("MCP-Alpha",))
-
-
-@pytest.fixture
-def ben(gateway: Gateway) -> Person:
-    """Has beta."""
-    return Person(gateway, "ben@example.com")
-
-
 def environment(token: str | None) -> dict[str, str]:
     """What the bridge is started with: not the mark of mcpmux's own tree, of which it is no part."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MCPMUX_")}

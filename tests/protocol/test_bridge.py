@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
 from mcpmux.errors import InvalidRequest
-from mcpmux.protocol import bridge
+from mcpmux.protocol import bridge, headers
 from mcpmux.protocol.bridge import BridgeCore, Pending
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -59,7 +59,7 @@ def test_what_cannot_stand_in_a_header_is_refused(method: str, revision: str) ->
 
 
 def test_a_session_id_that_is_no_header_value_is_none() -> None:
-    assert [bridge.session_id(text) for text in ("ok", "", "a b", "ü", "a\n", "x" * 2000, None)] == ["ok"] + [None] * 6
+    assert [headers.session_id(text) for text in ("ok", "", "a b", "ü", "a\n", "x" * 2000, None)] == ["ok"] + [None] * 6
 
 
 def test_an_answer_is_passed_on_once_and_only_where_it_is_awaited() -> None:
