@@ -7,8 +7,8 @@ the HTTP port last: when it accepts, the offers kept from the last run are in me
 although no server has started yet. `ready` is logged then; the servers start meanwhile.
 
 The end, in two phases. Drain: `/readyz` says 503, no new sessions or calls, calls in flight finish within
-`limits.drain`. Then from the top: the face (every stream ends), the links (every process group is dead), the loops, the
-store, the guardian. A second SIGTERM or SIGINT skips what is left of the first phase.
+`limits.drain`. Then from the top: the face (every stream ends), what offers are not kept
+yet, the links (every process group is dead), the loops, the store, the guardian. A second SIGTERM or SIGINT skips what is left of the first phase.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from mcpmux.store import Database, opened
 
 LOCK_WAIT: Final = 10.0  # seconds that a former mcpmux may take to leave the data directory
 ANSWERS_END: Final = 5.0  # seconds for answers on their way when the face closes
+KEPT_END: Final = 2.0  # seconds to keep what servers offer and is not kept yet
 LINKS_END: Final = 10.0  # seconds for servers to end: stdin closed, SIGTERM, SIGKILL
 STORE_ANSWERS: Final = 2.0  # seconds for PostgreSQL to show that it is there, when `status` asks
 COLLECT_EVERY: Final = (25_000, 20, 100)  # objects, young collections, middle ones
@@ -252,6 +253,7 @@ class Gateway:
             await rooms.application.close(0.0)
             return  # ending the loops ends the links, too
         await rooms.application.close(ANSWERS_END)
+        await rooms.offers.close(KEPT_END)
         await rooms.pool.close(LINKS_END)
 
     async def _calls_done(self, limit: float) -> None:

@@ -132,6 +132,20 @@ class Offers:
                     seat.busy = True
                     tasks.create_task(self._tend(seat), name=f"offers: {seat.server.id}")
 
+    async def close(self, wait: float) -> None:
+        """Keep what is not kept yet; after `wait` seconds the rest is given up.
+
+        Without it, a list that changed within the last second, or while PostgreSQL was away, would be the former one
+        at the next start.
+        """
+        unkept = [seat for seat in self._seats.values() if seat.live and not seat.kept]
+        try:
+            async with asyncio.timeout(wait), asyncio.TaskGroup() as tasks:
+                for seat in unkept:
+                    tasks.create_task(self._keep(seat), name=f"offers: keep {seat.server.id}")
+        except TimeoutError:
+            log.warning("offers_not_kept", servers=[seat.server.id for seat in unkept if not seat.kept])
+
     def _is_settled(self, server: str) -> bool:
         seat = self._seats.get(server)
         return seat is None or seat.settled
@@ -246,7 +260,8 @@ class Offers:
                 continue
             due = seat.take_due(_now())
             await self._ask_in_time(seat, [what for what in due if isinstance(what, Offered)])
-            if KEEP in due:
+            # At once, not in the next turn: whoever ends mcpmux in the second between them starts with an old list.
+            if seat.take(KEEP, _now()) or KEEP in due:
                 await self._keep(seat)
             await asyncio.sleep(self._pace.quiet)
 

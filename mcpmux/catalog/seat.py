@@ -90,8 +90,12 @@ class Seat:
     def take_due(self, now: float) -> list[Due]:
         """What is due, lists first; it is due no more."""
         self.hurry.clear()
-        due: list[Due] = [what for what in (*Offered, KEEP) if self._due.get(what, now + 1) <= now]
-        for what in due:
+        return [what for what in (*Offered, KEEP) if self.take(what, now)]
+
+    def take(self, what: Due, now: float) -> bool:
+        """Whether `what` is due; if so, it is due no more."""
+        due = self._due.get(what, now + 1) <= now
+        if due:
             del self._due[what]
         return due
 

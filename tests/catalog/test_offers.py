@@ -287,6 +287,38 @@ async def test_what_was_offered_is_there_at_once_after_a_restart(tmp_path: Path,
         gate.touch()
 
 
+async def test_an_offer_is_kept_as_soon_as_it_is_shown(tmp_path: Path, database: Database, plan: Plan) -> None:
+    async with room(tmp_path, database, plan.server, pace=replace(BRISK, quiet=3600.0)) as shown:
+        await shown.offer("lister")
+        await until_kept(database, "lister", b'"shout"')
+
+
+async def test_what_could_not_be_kept_is_kept_at_the_end(tmp_path: Path, database: Database, plan: Plan) -> None:
+    await database.execute("ALTER TABLE kept_offers RENAME TO hidden")
+    async with room(tmp_path, database, plan.server, pace=replace(BRISK, retry=3600.0, longest=3600.0)) as shown:
+        await shown.offer("lister")
+        plan.tools("new")
+        await shown.call("lister", "shout", kind="tools", times=1)
+        await shown.until(lambda: shown.names("lister") == ["new"])
+        await database.execute("ALTER TABLE hidden RENAME TO kept_offers")
+        await shown.offers.close(5.0)
+        assert b'"new"' in (await kept_of(database, "lister", plan.server.section) or b"")
+
+
+async def test_the_end_does_not_wait_for_a_database_that_hangs(tmp_path: Path, database: Database, plan: Plan) -> None:
+    plan.tools("old", "shout")
+    async with lister(tmp_path, database, plan) as shown:
+        await until_kept(database, "lister")
+        async with database.transaction() as held:
+            await held.execute("LOCK TABLE kept_offers")
+            plan.tools("new")
+            await shown.call("lister", "shout", kind="tools", times=1)
+            await shown.until(lambda: shown.names("lister") == ["new"])
+            async with asyncio.timeout(5):
+                await shown.offers.close(0.1)
+            assert [b'"old"' in bytes(row["offer"]) for row in await held.fetch(ROWS, "lister")] == [True]
+
+
 async def test_a_live_list_replaces_the_kept_one(tmp_path: Path, database: Database, plan: Plan) -> None:
     async with lister(tmp_path, database, plan):
         await until_kept(database, "lister")

@@ -52,6 +52,13 @@ class Agenda(RuleBasedStateMachine):
         assert due == sorted(due, key=[*Offered, KEEP].index)
         self.wanted = {what: at for what, at in self.wanted.items() if at > self.now}
 
+    @rule(what=DUE)
+    def take_one(self, what: Due) -> None:
+        due = self.wanted.get(what, self.now + 1) <= self.now
+        assert self.seat.take(what, self.now) == due
+        if due:
+            del self.wanted[what]
+
     @rule(seconds=st.floats(0, 400))
     def wait(self, seconds: float) -> None:
         self.now += seconds
