@@ -7,8 +7,8 @@ the HTTP port last: when it accepts, the offers kept from the last run are in me
 although no server has started yet. `ready` is logged then; the servers start meanwhile.
 
 The end, in two phases. Drain: `/readyz` says 503, no new sessions or calls, calls in flight finish within
-`limits.drain`. Then from the top: the face (every stream ends), what offers are not kept
-yet, the links (every process group is dead), the loops, the store, the guardian. A second SIGTERM or SIGINT skips what is left of the first phase.
+`limits.drain`. Then from the top: the face (every stream ends), what offers are not kept yet, the links (every process
+group is dead), the loops, the store, the guardian. A second SIGTERM or SIGINT skips what is left of the first phase.
 """
 
 from __future__ import annotations
