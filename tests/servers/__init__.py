@@ -2,7 +2,7 @@
 
 Each is a program of its own that a test starts as a child process (or mcpmux does): `counter.py` is fast and does
 everything, `faulty.py` misbehaves in one way per mode, `conformance_server.py` speaks all three transports through
-the official SDK.
+the official SDK, `modern_server.py` (with `modern_http.py`) is a strict one of the modern era.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,10 +34,17 @@ def faulty(mode: str, *arguments: str | Path | int, **more: object) -> Section:
     return stdio("faulty", mode, *arguments, **more)
 
 
+def modern(*arguments: str | int, **more: object) -> Section:
+    """A section with the server of the modern era, on pipes."""
+    return stdio("modern_server", "stdio", *arguments, **more)
+
+
 @contextmanager
-def listening(transport: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The conformance server on `http` or `sse`: its URL and its process, which is killed at the end."""
-    command = [sys.executable, str(HERE / "conformance_server.py"), transport, "--port", str(port)]
+def listening(
+    transport: str, port: int = 0, program: str = "conformance_server", arguments: Sequence[str] = ()
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server on `http` or `sse`: its URL and its process, which is killed at the end."""
+    command = [sys.executable, str(HERE / f"{program}.py"), transport, "--port", str(port), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
