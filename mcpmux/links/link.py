@@ -1,4 +1,4 @@
-"""Link: one live MCP connection to a server, one transport around one `LinkCore`.
+"""Link: one live MCP connection to a server, one transport around one core.
 
 Calls go in by `open()`, which never waits. What the transport reads comes in by `receive()`, in the event loop's own
 callback: from the bytes to the reader's wake-up there is no task in between. The supervisor owns the link, greets it,
@@ -32,9 +32,9 @@ from mcpmux.observe.metrics import ServerMetrics
 from mcpmux.protocol import envelope
 from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Opening, Updated
 from mcpmux.protocol.methods import ROOTS_CHANGED
-from mcpmux.protocol.upstream import Greeting, LinkCore
+from mcpmux.protocol.upstream import Core, Greeting
 from mcpmux.protocol.upstream.attribution import OURSELVES
-from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Received, Send, Stray, Unwelcome
+from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Headers, Received, Send, Stray, Unwelcome
 
 METHOD_NOT_FOUND: Final = -32601
 NO_ANSWER_AFTER: Final = 5.0  # seconds; a call given up before that says nothing about the server
@@ -59,7 +59,7 @@ class Transport(Protocol):
     def congested(self) -> bool:
         """Whether so much waits to be sent that no new call may be added."""
 
-    def send(self, wire: bytes, request: int | None) -> None:
+    def send(self, wire: bytes, request: int | None, headers: Headers | None = None) -> None:
         """Send soon, in order, without waiting. `request`: the id, when an answer is expected."""
 
     async def confirm(self, wire: bytes, revision: str) -> None:
@@ -83,7 +83,7 @@ class Link:
     def __init__(
         self,
         key: LinkKey,
-        core: LinkCore[Exchange],
+        core: Core[Exchange],
         seats: Seats,
         metrics: ServerMetrics,
         changed: Callable[[News | None], None],
@@ -135,11 +135,11 @@ class Link:
             raise ServerBusy(self.key.server)
         self._seats.take()
         try:
-            exchange.id, wire = self._core.open(opening, exchange)
+            exchange.id, wire, headers = self._core.open(opening, exchange)
         except BaseException:
             self._seats.give_back()
             raise
-        transport.send(wire, exchange.id)
+        transport.send(wire, exchange.id, headers)
         return exchange
 
     def serves(self, method: str) -> bool:
@@ -164,8 +164,8 @@ class Link:
             raise LinkFailed(self.lost, refused=self.refused)
         self._greeted = self.loop.create_future()
         try:
-            request, wire = self._core.greet()
-            transport.send(wire, request)
+            request, wire, headers = self._core.greet()
+            transport.send(wire, request, headers)
             welcome = await self._greeted
         finally:
             self._greeted = None
@@ -179,8 +179,8 @@ class Link:
             raise ServerUnavailable(self.key.server)
         exchange = Exchange(self, self.loop.time())
         exchange.seated = False
-        exchange.id, wire = self._core.open(Opening(method, None, OURSELVES), exchange)
-        transport.send(wire, exchange.id)
+        exchange.id, wire, headers = self._core.open(Opening(method, None, OURSELVES), exchange)
+        transport.send(wire, exchange.id, headers)
         try:
             await exchange.next()
         finally:
@@ -282,9 +282,8 @@ class Link:
 
     def answer(self, exchange: Exchange, ask: int, answer: End) -> None:
         """Answer what the server asked in this call, if it still waits for that."""
-        wire = self._core.asks.answer(exchange.id, ask, answer)
-        if wire is not None:
-            self._send(wire, None)
+        for found in self._core.answer(exchange.id, ask, answer):
+            self._act(found)
 
     def overflowed(self, exchange: Exchange) -> None:
         """The exchange's reader is slow, and an event was dropped."""
@@ -298,8 +297,8 @@ class Link:
                 owner.put(event)
             case Broken(owner, problem):
                 owner.put_error(UpstreamBroken(self.key.server, problem))
-            case Send(wire, request):
-                self._send(wire, request)
+            case Send(wire, request, headers):
+                self._send(wire, request, headers)
             case Stray():
                 self._strayed(found)
             case Greeted():
@@ -314,9 +313,9 @@ class Link:
         for wire in self._core.orphaned():
             self._send(wire, None)
 
-    def _send(self, wire: bytes, request: int | None) -> None:
+    def _send(self, wire: bytes, request: int | None, headers: Headers | None = None) -> None:
         if self._transport is not None and self.lost is None:
-            self._transport.send(wire, request)
+            self._transport.send(wire, request, headers)
 
     def _strayed(self, stray: Stray) -> None:
         self.metrics.message_stray(stray.reason)

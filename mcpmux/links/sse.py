@@ -26,6 +26,7 @@ from mcpmux.links.link import Link
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.observe.redaction import redact
+from mcpmux.protocol.upstream.received import Headers
 
 MAX_POSTS: Final = 512  # under way at once; beyond, new calls are refused
 
@@ -71,7 +72,7 @@ class SseTransport:
         """Whether the server does not take what is posted."""
         return len(self._posts) >= MAX_POSTS
 
-    def send(self, wire: bytes, request: int | None) -> None:
+    def send(self, wire: bytes, request: int | None, _headers: Headers | None = None) -> None:
         """Post one message soon."""
         if request is None and len(self._posts) >= 2 * MAX_POSTS:
             self._link.metrics.message_stray("unsent")

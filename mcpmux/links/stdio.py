@@ -29,6 +29,7 @@ from mcpmux.links.throttle import Throttle
 from mcpmux.observe.log import logger
 from mcpmux.observe.redaction import redact
 from mcpmux.protocol.envelope import one_line
+from mcpmux.protocol.upstream.received import Headers
 from mcpmux.seal import Secret
 
 OUT_LIMIT: Final = 8 * 1024 * 1024  # bytes waiting for the child; over it new calls are refused
@@ -123,7 +124,7 @@ class StdioTransport:
                 pipe.close()
             raise
 
-    def send(self, wire: bytes, _request: int | None) -> None:
+    def send(self, wire: bytes, _request: int | None, _headers: Headers | None = None) -> None:
         """Write one message; uvloop makes one system call of all that one turn of the loop writes."""
         pipe = self._input
         if pipe is None or pipe.is_closing():

@@ -31,6 +31,7 @@ from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.observe.redaction import redact
 from mcpmux.protocol.headers import SESSION, VERSION, session_id, session_lost
+from mcpmux.protocol.upstream.received import Headers
 
 LAST_EVENT: Final = "Last-Event-ID"
 
@@ -88,7 +89,7 @@ class StreamableTransport:
         """Each call has a connection of its own; the bulkhead bounds them."""
         return False
 
-    def send(self, wire: bytes, request: int | None) -> None:
+    def send(self, wire: bytes, request: int | None, _headers: Headers | None = None) -> None:
         """Post one message soon."""
         if request is None:
             if len(self._messages) >= MAX_MESSAGES:

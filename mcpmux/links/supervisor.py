@@ -31,7 +31,7 @@ from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
 from mcpmux.protocol.events import News
-from mcpmux.protocol.upstream import LinkCore
+from mcpmux.protocol.upstream import Core, LinkCore
 
 START_LIMIT: Final = 60.0  # seconds
 INSTALL_LIMIT: Final = 180.0  # the same for npx and uvx, which may have to fetch the server first
@@ -191,7 +191,7 @@ class Supervisor:
             self._link = None
         return self._conclude(life)
 
-    def _core(self) -> LinkCore[Exchange]:
+    def _core(self) -> Core[Exchange]:
         return LinkCore(
             streamed=self.server.transport == "http",
             version=self._ground.version,

@@ -7,10 +7,15 @@ one or none. Payloads that no decision reads stay `Raw`: the bytes they came in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from msgspec import Raw, Struct
+
+NO_CAPABILITIES: Final[Mapping[str, Raw]] = MappingProxyType({})
+"""Of a client of whom nothing is known: it can be asked nothing."""
 
 
 class Opening(Struct, frozen=True, gc=False):
@@ -19,12 +24,21 @@ class Opening(Struct, frozen=True, gc=False):
     `params` is one flat dict of raw members (None: the request has no params); `_meta` in it never holds a progress
     token, the link puts its own in when `wants_progress`. `caller` is an opaque word that is equal for two calls of
     one principal in one scope and nothing else: a link learns that callers differ, never who they are.
+
+    The rest is said by each request of the modern era, and by no other: what the client of this call can be asked
+    (`client`), from which level on it wants log messages (None: none), and `mirrored`, the `Mcp-Param-*` headers that
+    the tool wants. `resumes`: the caller understands an `input_required` result itself; otherwise the link makes asks
+    of it.
     """
 
     method: str
     params: dict[str, Raw] | None
     caller: str
     wants_progress: bool = False
+    client: Mapping[str, Raw] = NO_CAPABILITIES
+    log_level: str | None = None
+    resumes: bool = False
+    mirrored: Mapping[str, str] | None = None
 
 
 class Progress(Struct, frozen=True, gc=False):

@@ -41,7 +41,7 @@ def answer(request: int) -> bytes:
 
 
 def greeted(core: LinkCore[str], revision: str = "2025-11-25") -> LinkCore[str]:
-    request, _ = core.greet()
+    request, *_ = core.greet()
     result = {"protocolVersion": revision, "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
     (found,) = core.receive(wire({"jsonrpc": "2.0", "id": request, "result": result}), None, 0.0)
     assert isinstance(found, Greeted)

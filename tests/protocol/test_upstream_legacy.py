@@ -50,7 +50,7 @@ def greeted(
     *, streamed: bool = False, revision: str = "2025-11-25", capabilities: object = EVERYTHING
 ) -> LinkCore[str]:
     core = LinkCore[str](streamed=streamed, version="1")
-    request, _ = core.greet()
+    request, *_ = core.greet()
     (found,) = core.receive(welcome(request, revision, capabilities), request if streamed else None, 0.0)
     assert isinstance(found, Greeted)
     return core
@@ -58,7 +58,7 @@ def greeted(
 
 def opened(core: LinkCore[str], owner: str, caller: str = "ana", *, progress: bool = False) -> int:
     params = {"name": Raw(b'"echo"')}
-    request, _ = core.open(Opening("tools/call", params, caller, wants_progress=progress), owner)
+    request, *_ = core.open(Opening("tools/call", params, caller, wants_progress=progress), owner)
     return request
 
 
@@ -72,7 +72,7 @@ def call(core: LinkCore[str], owner: str, now: float, caller: str = "ana") -> No
 
 def test_the_newest_revision_is_asked_for_and_what_clients_can_be_asked_is_announced() -> None:
     core = LinkCore[str](streamed=False, version="1.2")
-    request, sent = core.greet()
+    request, sent, _ = core.greet()
     assert json.loads(sent) == {
         "jsonrpc": "2.0",
         "id": request,
@@ -105,7 +105,7 @@ def test_a_revision_that_is_not_ours_ends_the_greeting_with_a_reason(revision: o
 
 def test_a_server_that_refuses_a_revision_is_asked_for_the_next_older_one() -> None:
     core = LinkCore[str](streamed=False, version="1")
-    request, _ = core.greet()
+    request, *_ = core.greet()
     asked = []
     announced = []
     while True:
@@ -160,13 +160,13 @@ def test_completion_needs_no_capability_in_the_revision_that_had_none_for_it() -
 def test_our_progress_token_is_our_id_beside_the_other_members_of_meta() -> None:
     core = greeted()
     params = {"name": Raw(b'"echo"'), "_meta": Raw(b'{"com.example/trace":"7"}')}
-    request, sent = core.open(Opening("tools/call", params, "ana", wants_progress=True), "a")
+    request, sent, _ = core.open(Opening("tools/call", params, "ana", wants_progress=True), "a")
     assert json.loads(sent)["params"]["_meta"] == {"com.example/trace": "7", "progressToken": request}
 
 
 def test_a_call_without_interest_in_progress_carries_no_token_and_gets_none() -> None:
     core = greeted()
-    request, sent = core.open(Opening("tools/call", {"name": Raw(b'"echo"')}, "ana"), "a")
+    request, sent, _ = core.open(Opening("tools/call", {"name": Raw(b'"echo"')}, "ana"), "a")
     assert json.loads(sent)["params"] == {"name": "echo"}
     (found,) = core.receive(note("notifications/progress", progressToken=request, progress=1), None, 0.0)
     assert found == Stray("unknown_token", str(request))
@@ -278,7 +278,7 @@ def test_what_mcpmux_asks_itself_disturbs_only_while_it_is_in_flight() -> None:
 def test_a_ping_disturbs_nothing_and_any_answer_to_it_is_life() -> None:
     core = greeted()
     opened(core, "a", "ana")
-    request, sent = core.open(Opening("ping", None, ""), "ping")
+    request, sent, _ = core.open(Opening("ping", None, ""), "ping")
     assert json.loads(sent) == {"jsonrpc": "2.0", "id": request, "method": "ping"}
     assert isinstance(core.receive(LOG, None, 0.0)[0], Deliver)
     assert core.receive(refusal(request, -32601, "what?"), None, 0.0) == [Deliver("ping", Result(Raw(b"{}")))]

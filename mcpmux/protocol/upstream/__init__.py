@@ -1,6 +1,7 @@
 """Our half of the protocol towards servers, without I/O: one core for each era behind the same door."""
 
+from mcpmux.protocol.upstream.core import Core as Core
 from mcpmux.protocol.upstream.legacy import LinkCore as LinkCore
 from mcpmux.protocol.upstream.received import Greeting as Greeting
 
-__all__ = ["Greeting", "LinkCore"]
+__all__ = ["Core", "Greeting", "LinkCore"]

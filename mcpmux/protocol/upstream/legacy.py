@@ -27,12 +27,13 @@ from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import abilities, envelope, methods
 from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
-from mcpmux.protocol.events import Changed, Completed, Failure, Log, Opening, Progress, Result, Updated, Withdrawn
+from mcpmux.protocol.events import Changed, Completed, End, Log, Opening, Progress, Result, Updated, Withdrawn
 from mcpmux.protocol.revisions import LEGACY
 from mcpmux.protocol.upstream import asks, wreckage
 from mcpmux.protocol.upstream import greeting as handshake
 from mcpmux.protocol.upstream.asks import Asks
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
+from mcpmux.protocol.upstream.core import Sent, ending
 from mcpmux.protocol.upstream.plain import plain_answer
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Greeting, Received, Send, Stray, T, Unwelcome
 
@@ -41,7 +42,6 @@ SHOWN: Final = 500  # characters of a stray message that the log may have
 _PING: Final = "ping"
 _INITIALIZE: Final = "initialize"
 _EMPTY: Final = b"{}"
-_OBJECT: Final = ord("{")
 
 
 class _Flight(Struct, Generic[T], frozen=True):
@@ -98,8 +98,8 @@ class LinkCore(Generic[T]):
         """How many cancelled calls are remembered, because the server may be at work on them still."""
         return self._callers.ghosts
 
-    def greet(self) -> tuple[int, bytes]:
-        """The id and wire of `initialize`, asking for the newest revision; also to greet anew after a lost session."""
+    def greet(self) -> Sent:
+        """`initialize`, asking for the newest revision; also to greet anew after a lost session."""
         self._offer = 0
         return self._initialize()
 
@@ -107,8 +107,8 @@ class LinkCore(Generic[T]):
         """Whether the server announced what `method` needs; if not, it is not asked."""
         return method not in self._unasked
 
-    def open(self, opening: Opening, owner: T) -> tuple[int, bytes]:
-        """Begin a call: its id and its wire bytes."""
+    def open(self, opening: Opening, owner: T) -> Sent:
+        """Begin a call."""
         request = self._next
         self._next = request + 1
         params = opening.params
@@ -118,7 +118,7 @@ class LinkCore(Generic[T]):
             self._flights[request] = _Flight(owner, opening.caller, opening.wants_progress)
             if opening.wants_progress:
                 params = _with_token(params, request)
-        return request, envelope.request(request, opening.method, params)
+        return request, envelope.request(request, opening.method, params), None
 
     def cancel(self, request: int, reason: str, now: float) -> bytes | None:
         """Give up a call: the notification to send, or None if it is not in flight (any more)."""
@@ -137,6 +137,11 @@ class LinkCore(Generic[T]):
             return self._checks.pop(request, None)
         self._callers.ended(flight.caller, now)
         return flight.owner
+
+    def answer(self, call: int, ask: int, answer: End) -> list[Received[T]]:
+        """What to send of a client's answer to what the server asked in this call."""
+        wire = self.asks.answer(call, ask, answer)
+        return [] if wire is None else [Send(wire)]
 
     def orphaned(self) -> list[bytes]:
         """Errors to be sent for what was asked in calls that have left the table."""
@@ -193,7 +198,7 @@ class LinkCore(Generic[T]):
         flight = self._flights.pop(request, None)
         if flight is not None:
             self._callers.ended(flight.caller, now)
-            return _ending(flight.owner, reply)
+            return ending(flight.owner, reply)
         if request in self._checks:
             # Whatever it answers, it is alive.
             return Deliver(self._checks.pop(request), Result(Raw(_EMPTY)))
@@ -211,7 +216,7 @@ class LinkCore(Generic[T]):
             request = stream if self._streamed else self._only_one()
             owner = None if request is None else self.drop(request, now)
             if owner is not None:
-                return _ending(owner, reply)
+                return ending(owner, reply)
         return Stray("unknown_id", reply.message[:SHOWN])
 
     def _only_one(self) -> int | None:
@@ -233,15 +238,15 @@ class LinkCore(Generic[T]):
         older = handshake.older(reply, LEGACY[self._offer])
         if older is not None:
             self._offer = LEGACY.index(older)
-            request, wire = self._initialize()
+            request, wire, _ = self._initialize()
             return Send(wire, request)
         return Unwelcome(f"it refused initialize: {reply.message[:SHOWN]} ({reply.code})")
 
-    def _initialize(self) -> tuple[int, bytes]:
+    def _initialize(self) -> Sent:
         self._greeting_id = self._next
         self._next += 1
         params = handshake.initialize(LEGACY[self._offer], self._version, self._capabilities)
-        return self._greeting_id, envelope.request(self._greeting_id, _INITIALIZE, params)
+        return self._greeting_id, envelope.request(self._greeting_id, _INITIALIZE, params), None
 
     # Notifications and requests --------------------------------------------------------------------------------
 
@@ -371,14 +376,6 @@ class LinkCore(Generic[T]):
             return [Unwelcome(f"its answer to initialize cannot be read: {problem}")]
         owner = self.drop(request, now)
         return [] if owner is None else [Broken(owner, problem)]
-
-
-def _ending(owner: T, reply: Reply) -> Received[T]:
-    if reply.result is None:
-        return Deliver(owner, Failure(reply.code, reply.message, reply.data))
-    if memoryview(reply.result)[0] != _OBJECT:
-        return Broken(owner, "its result is not an object")
-    return Deliver(owner, Result(reply.result))
 
 
 def _turned_down(asked: Request, problem: asks.Problem) -> list[Received[T]]:

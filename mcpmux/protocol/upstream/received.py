@@ -5,6 +5,7 @@ The words of both eras; `Changed`, `Updated` and `Completed`, which belong to no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from msgspec import Raw, Struct
@@ -12,6 +13,9 @@ from msgspec import Raw, Struct
 from mcpmux.protocol.events import Event, News
 
 T = TypeVar("T")
+
+Headers = Mapping[str, str]
+"""What a message says of itself in HTTP headers too, as the modern era has it."""
 
 
 class Greeting(Struct, frozen=True):
@@ -42,6 +46,7 @@ class Send(Struct, frozen=True):
 
     wire: bytes
     request: int | None = None
+    headers: Headers | None = None
 
 
 class Greeted(Struct, frozen=True):
