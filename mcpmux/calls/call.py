@@ -31,6 +31,7 @@ from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.events import Ask, End, Event, Failure, Progress, Quiet, Result, Withdrawn
 from mcpmux.protocol.headers import Values
+from mcpmux.protocol.page import Page
 
 T = TypeVar("T")
 
@@ -110,11 +111,11 @@ class Call(Struct, eq=False):
         self._exchange = exchange
         self.deadline = time.monotonic() + timeout
 
-    def answer(self, raw: Raw) -> None:
-        """End with a result of our own."""
+    def answer(self, raw: Raw, page: Page | None = None) -> None:
+        """End with a result of our own; `page` is the part of it that other answers have too."""
         if self.ended:
             return
-        self._end = Result(raw)
+        self._end = Result(raw, page)
         self._finish("ok")
 
     def fail(self, error: BaseException) -> None:

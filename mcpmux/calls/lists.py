@@ -23,8 +23,9 @@ from mcpmux.config.schema import Server
 from mcpmux.errors import CursorInvalid, SealBroken, ServerUnavailable
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol.envelope import encode
-from mcpmux.protocol.events import Offered
+from mcpmux.protocol.events import Offered, Result
 from mcpmux.protocol.methods import ITEMS, LISTS
+from mcpmux.protocol.page import Page
 from mcpmux.seal import Keyring
 
 PAGE_ITEMS: Final = 2000
@@ -49,12 +50,12 @@ KINDS: Final[Mapping[Offered, Kind]] = {
 class Listing:
     """What one view offers to one set of grants.
 
-    `pages` are the encoded pages without their end; `starts` the name that each begins with; `pending` the servers that
-    have never said what they offer; `digest` changes when, and only when, a client would see a difference.
+    `pages` are the encoded pages without their braces; `starts` the name that each begins with; `pending` the servers
+    that have never said what they offer; `digest` changes when, and only when, a client would see a difference.
     """
 
     serial: int
-    pages: tuple[bytes, ...]
+    pages: tuple[Page, ...]
     starts: tuple[str, ...]
     pending: tuple[str, ...]
     digest: bytes
@@ -91,7 +92,7 @@ class Lists:
         seen.update(digests)
         return found
 
-    async def page(self, view: View, grants: GrantSet, what: Offered, cursor: str | None, bound: str) -> Raw:
+    async def page(self, view: View, grants: GrantSet, what: Offered, cursor: str | None, bound: str) -> Result:
         """One page as the result of a list request; waits a bounded moment for servers never seen before.
 
         Raises: CursorInvalid, ServerUnavailable (nothing to show yet, because everything is still starting).
@@ -131,20 +132,20 @@ class Lists:
             and decide(grants, whole(server)).allowed
         )
         pages, starts = _paged([(item.public, item.shown if view.aggregate else item.raw) for item in shown])
-        head = b'{"%b":[' % ITEMS[what].encode()
+        head = b'"%b":[' % ITEMS[what].encode()
         digest = hashlib.sha256()
         for page in pages:
             digest.update(page)
-        return Listing(
-            self._catalog.serial, tuple(head + page + b"]" for page in pages), starts, pending, digest.digest()
-        )
+        made = tuple(Page(head + page + b"]") for page in pages)
+        return Listing(self._catalog.serial, made, starts, pending, digest.digest())
 
-    def _page(self, listing: Listing, what: Offered, number: int, bound: str) -> Raw:
+    def _page(self, listing: Listing, what: Offered, number: int, bound: str) -> Result:
+        page = listing.pages[number]
         if number + 1 >= len(listing.pages):
-            return Raw(listing.pages[number] + b"}")
+            return Result(Raw(b"{%b}" % page.plain), page)
         following = f"{number + 1} {listing.starts[number + 1]}".encode()
         cursor = self._keyring.seal(_purpose(what), following, bound=bound.encode(), expires=time.time() + CURSOR_LIFE)
-        return Raw(b'%b,"nextCursor":%b}' % (listing.pages[number], encode(cursor)))
+        return Result(Raw(b'{%b,"nextCursor":%b}' % (page.plain, encode(cursor))), page)
 
     def _number(self, listing: Listing, what: Offered, cursor: str, bound: str) -> int:
         try:

@@ -47,7 +47,7 @@ from mcpmux.observe.fence import fenced
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, headers, methods
 from mcpmux.protocol.downstream.legacy import Admission
-from mcpmux.protocol.events import Opening
+from mcpmux.protocol.events import Opening, Result
 from mcpmux.protocol.methods import Answers, Subject
 
 SWEEP: Final = 0.1
@@ -165,7 +165,8 @@ class Router:
             grants = await self.enter(principal, call.caller.view)
             match answers:
                 case Answers.LIST:
-                    call.answer(await self._list(call, grants))
+                    listed = await self._list(call, grants)
+                    call.answer(listed.result, listed.page)
                 case Answers.US:
                     call.answer(await self._ourselves(call, grants))
                 case other:
@@ -260,7 +261,7 @@ class Router:
                 return EMPTY
         raise MethodUnknown(call.admission.method.name)
 
-    async def _list(self, call: Call, grants: GrantSet) -> Raw:
+    async def _list(self, call: Call, grants: GrantSet) -> Result:
         what, raw = call.admission.method.offers, call.admission.params.get("cursor")
         if what is None:
             raise MethodUnknown(call.admission.method.name)

@@ -15,6 +15,7 @@ from aiohttp_sse import EventSourceResponse
 
 from mcpmux.calls import Call, Caller, Router
 from mcpmux.errors import Draining, InvalidRequest, MuxError
+from mcpmux.faces import squeeze
 from mcpmux.faces.edge import first_event, next_event, opened
 from mcpmux.faces.entry import CHAT_ID, Entry
 from mcpmux.faces.eventstream import event_stream
@@ -25,7 +26,7 @@ from mcpmux.protocol import envelope, faults
 from mcpmux.protocol.downstream import modern
 from mcpmux.protocol.downstream.modern import RequestCore
 from mcpmux.protocol.envelope import Message, Notification, Request
-from mcpmux.protocol.events import ENDS, Ask, Event, Failure, Quiet
+from mcpmux.protocol.events import ENDS, Ask, Event, Failure, Quiet, Result
 from mcpmux.protocol.methods import LISTEN
 
 GONE = "the client closed the response"
@@ -82,6 +83,8 @@ class Modern:
             event, wire = await _shown(core, call, await first_event(self._router, call))
             if not isinstance(event, ENDS):
                 return await self._stream(entry, core, call, wire)
+            if isinstance(event, Result) and event.page is not None:
+                return await squeeze.answer(entry, wire, event.page, self._metrics)
             self._metrics.http_sent(len(wire))
             status = faults.modern_status(event) if isinstance(event, Failure) else 200
             return entry.answer(wire, status)

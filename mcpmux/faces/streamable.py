@@ -19,6 +19,7 @@ from msgspec import Raw
 
 from mcpmux.calls import Call, Router
 from mcpmux.errors import CallCancelled, InvalidRequest, MuxError
+from mcpmux.faces import squeeze
 from mcpmux.faces.edge import first_event, next_event, opened
 from mcpmux.faces.entry import (
     EVENTS,
@@ -39,7 +40,7 @@ from mcpmux.protocol import envelope, faults, revisions
 from mcpmux.protocol.downstream import legacy, replay
 from mcpmux.protocol.downstream.legacy import SessionCore
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
-from mcpmux.protocol.events import ENDS, Event
+from mcpmux.protocol.events import ENDS, Event, Result
 from mcpmux.protocol.methods import INITIALIZED, ROOTS_CHANGED
 from mcpmux.protocol.revisions import MODERN
 
@@ -155,6 +156,8 @@ class Streamable:
             return await self._stream(entry, session, session.stream(call), first=event)
         session.release(call)
         wire = session.core.encode(call.admission, event) or b""
+        if isinstance(event, Result) and event.page is not None:
+            return await squeeze.answer(entry, wire, event.page, self._metrics)
         self._metrics.http_sent(len(wire))
         return entry.answer(wire)
 

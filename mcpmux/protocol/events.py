@@ -14,6 +14,8 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
+from mcpmux.protocol.page import Page
+
 NO_CAPABILITIES: Final[Mapping[str, Raw]] = MappingProxyType({})
 """Of a client of whom nothing is known: it can be asked nothing."""
 
@@ -82,9 +84,10 @@ class Completed(Struct, frozen=True, gc=False):
 
 
 class Result(Struct, frozen=True, gc=False):
-    """The call succeeded; `result` is the server's own bytes."""
+    """The call succeeded; `result` is the server's own bytes. `page` is the part of it that other answers have too."""
 
     result: Raw
+    page: Page | None = None
 
 
 class Failure(Struct, frozen=True, gc=False):
