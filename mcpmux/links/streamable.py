@@ -1,13 +1,14 @@
-"""The Streamable HTTP transport, legacy sessions (2025-03-26 to 2025-11-25): every message a POST of its own.
+"""The Streamable HTTP transport: every message a POST of its own, whose answer comes as JSON or as an event stream.
 
-A call's POST is a task in the link's TaskGroup; its answer comes as JSON or as an event stream, and a stream that
-breaks before the answer is resumed (`Last-Event-ID`) where the server made that possible. Beside them one GET stream
-waits for what belongs to no call; a server that has none is not asked again.
+A request's POST is a task in the link's TaskGroup. A request that comes with headers is one of the modern era, and its
+POST is all there is of it (`modern_http.py`). The rest of this file is about legacy sessions (2025-03-26 to
+2025-11-25): a stream that breaks before the answer is resumed (`Last-Event-ID`) where the server made that possible.
+Beside the calls one GET stream waits for what belongs to none; a server that has none is not asked again.
 
 A server that has forgotten our session says so before it does anything. So the session is made anew, once, by a task
 of its own, and whoever was refused for the old one sends again; everybody else notices only that things changed.
 
-Source: MCP 2025-11-25 basic/transports, "Streamable HTTP".
+Source: MCP 2025-11-25 basic/transports, "Streamable HTTP"; 2026-07-28 basic/transports/streamable-http.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ import aiohttp
 
 from mcpmux.config.schema import Server
 from mcpmux.credentials import static
-from mcpmux.errors import LinkFailed, LinkLost, UpstreamBroken, UpstreamError, UpstreamRefused
+from mcpmux.errors import LinkFailed, LinkLost, UpstreamBroken
 from mcpmux.links import http
 from mcpmux.links.event_stream import EventStream
-from mcpmux.links.lines import Oversized
 from mcpmux.links.link import Link
+from mcpmux.links.modern_http import ModernRequests
+from mcpmux.links.responses import Responses
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.observe.redaction import redact
 from mcpmux.protocol.headers import SESSION, VERSION, session_id, session_lost
+from mcpmux.protocol.revisions import MODERN
 from mcpmux.protocol.upstream.received import Headers
 
 LAST_EVENT: Final = "Last-Event-ID"
@@ -38,7 +41,6 @@ LAST_EVENT: Final = "Last-Event-ID"
 MAX_MESSAGES: Final = 256  # notifications and answers under way at once; what comes beyond is dropped
 RENEW_LIMIT: Final = 30.0  # seconds for a new session
 RESUMES: Final = 5  # tries in a row to resume a call's stream without hearing anything
-TAIL_LIMIT: Final = 1.0  # seconds for a stream to end after its answer, so that the connection can be used again
 DELETE_LIMIT: Final = 2.0
 
 FIRST_PAUSE: Final = 1.0  # seconds between two connections of a stream, where the server does not say
@@ -62,14 +64,15 @@ async def opened(link: Link, server: Server, ground: Surroundings) -> AsyncItera
 class StreamableTransport:
     """One session after another with one server; see the module."""
 
-    __slots__ = ("_calls", "_limit", "_link", "_listener", "_messages", "_renewal", "_renewed", "_requests",
-                 "_revision", "_secrets", "_session", "_tasks")  # fmt: skip
+    __slots__ = ("_calls", "_link", "_listener", "_messages", "_modern", "_renewal", "_renewed", "_requests",
+                 "_responses", "_revision", "_secrets", "_session", "_tasks")  # fmt: skip
 
     def __init__(self, link: Link, server: Server, ground: Surroundings, tasks: asyncio.TaskGroup) -> None:
         self._link = link
         self._requests = http.Requests(server, ground.outbound)
         self._secrets = static.secrets(server)
-        self._limit = ground.limits.upstream_message
+        self._responses = Responses(link, self._requests, ground.limits.upstream_message)
+        self._modern = ModernRequests(link, self._requests, self._responses)
         self._tasks = tasks
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._messages: set[asyncio.Task[None]] = set()
@@ -89,7 +92,7 @@ class StreamableTransport:
         """Each call has a connection of its own; the bulkhead bounds them."""
         return False
 
-    def send(self, wire: bytes, request: int | None, _headers: Headers | None = None) -> None:
+    def send(self, wire: bytes, request: int | None, headers: Headers | None = None) -> None:
         """Post one message soon."""
         if request is None:
             if len(self._messages) >= MAX_MESSAGES:
@@ -99,12 +102,18 @@ class StreamableTransport:
             self._messages.add(message)
             message.add_done_callback(self._messages.discard)
             return
-        task = self._tasks.create_task(self._post_call(wire, request), name=f"call to {self._link.key.server}")
+        posting = self._post_call(wire, request, headers)
+        task = self._tasks.create_task(posting, name=f"call to {self._link.key.server}")
         self._calls[request] = task
         task.add_done_callback(lambda _: self._calls.pop(request, None))
 
     async def confirm(self, wire: bytes, revision: str) -> None:
-        """Nothing may overtake `initialized`: it is waited for. Then the GET stream is opened. Raises: LinkFailed."""
+        """Nothing may overtake `initialized`: it is waited for. Then the GET stream is opened. Raises: LinkFailed.
+
+        A server of the modern era has nothing to be told.
+        """
+        if revision == MODERN:
+            return
         self._revision = revision
         try:
             async with self._requests.post(wire, self._about_session()) as answer:
@@ -139,16 +148,18 @@ class StreamableTransport:
 
     # Calls -----------------------------------------------------------------------------------------------------
 
-    async def _post_call(self, wire: bytes, request: int) -> None:
+    async def _post_call(self, wire: bytes, request: int, headers: Headers | None) -> None:
         """Send a request and give the link what comes back, until its answer has come or cannot come any more."""
         try:
-            await self._ask(wire, request)
+            if headers is None:
+                await self._ask(wire, request)
+            else:
+                await self._modern.ask(wire, request, headers)
         except http.FAULTS as exc:
-            self._fail(request, self._requests.fault(exc), http.problem_of_fault(exc))
-            self._link.doubt()
+            self._responses.fault(request, exc)
         except Exception:
             log.exception("post_failed", server=self._link.key.server)
-            self._fail(request, LinkLost(self._link.key.server), "internal error")
+            self._responses.fail(request, LinkLost(self._link.key.server), "internal error")
 
     async def _ask(self, wire: bytes, request: int) -> None:
         greeting = self._link.is_greeting(request)
@@ -172,51 +183,24 @@ class StreamableTransport:
     async def _take(self, answer: aiohttp.ClientResponse, refusal: bytes, request: int) -> None:
         """Make of a response what it means for the request."""
         if answer.status >= 300:
-            self._refused(answer, refusal, request)
+            self._responses.refused(answer, refusal, request)
             return
         if self._link.is_greeting(request):
             self._session = session_id(answer.headers.get(SESSION))
         if answer.content_type == http.EVENTS:
             await self._read_answer(answer, request)
         elif answer.content_type == http.JSON:
-            await self._read_json(answer, request)
-        if self._link.waits_for(request):
-            problem = f"HTTP status {answer.status} without an answer"
-            self._fail(request, UpstreamBroken(self._link.key.server, problem), problem)
-
-    async def _read_json(self, answer: aiohttp.ClientResponse, request: int) -> None:
-        try:
-            body = await http.read_body(answer, self._limit)
-        except http.TooLarge as exc:
-            self._link.receive_oversized(exc.head, b"", exc.size, request)
-            return
-        self._link.metrics.tally.received += len(body)
-        if body:
-            self._link.receive(body, request)
-
-    def _refused(self, answer: aiohttp.ClientResponse, body: bytes, request: int) -> None:
-        problem = http.problem_of_status(answer)
-        if answer.status == 401:
-            # One credential for everybody: nobody else will fare better.
-            self._link.end(problem, UpstreamRefused(self._link.key.server, 401), refused=True)
-            return
-        if answer.status < 500 and body.lstrip()[:1] == b"{" and b'"error"' in body:
-            self._link.receive(body, request)
-        self._fail(request, self._requests.error(answer), problem)
-        if answer.status in (403, 404):
-            self._link.doubt()
-
-    def _fail(self, request: int, error: UpstreamError, problem: str) -> None:
-        if self._link.waits_for(request):
-            self._link.fail(request, error, problem)
+            await self._responses.read_json(answer, request)
+        problem = f"HTTP status {answer.status} without an answer"
+        self._responses.fail(request, UpstreamBroken(self._link.key.server, problem), problem)
 
     # Streams ---------------------------------------------------------------------------------------------------
 
     async def _read_answer(self, answer: aiohttp.ClientResponse, request: int) -> None:
         """Read the stream of a call, over as many connections as it takes."""
-        events = EventStream(self._limit)
+        events = self._responses.events()
         try:
-            await self._read(answer, events, request)
+            await self._responses.read_events(answer, events, request)
         except http.FAULTS:
             self._link.doubt()
         silent = 0
@@ -226,8 +210,7 @@ class StreamableTransport:
             if not await self._resume(events, request):
                 break
             silent = 0 if self._link.heard > heard else silent + 1
-        if self._link.waits_for(request):
-            self._fail(request, LinkLost(self._link.key.server), "it ended the response without an answer")
+        self._responses.fail(request, LinkLost(self._link.key.server), "it ended the response without an answer")
 
     async def _resume(self, events: EventStream, request: int) -> bool:
         """Connect once more to a call's stream; False if the server does not resume it."""
@@ -237,32 +220,10 @@ class StreamableTransport:
             async with self._requests.get(headers) as answer:
                 if answer.status != 200 or answer.content_type != http.EVENTS:
                     return answer.status >= 500
-                await self._read(answer, events, request)
+                await self._responses.read_events(answer, events, request)
         except http.FAULTS:
             self._link.doubt()
         return True
-
-    async def _read(self, answer: aiohttp.ClientResponse, events: EventStream, request: int | None) -> None:
-        """Read one connection to its end, or, on a call's stream, a little longer than its answer."""
-        answered = False
-        try:
-            async with asyncio.timeout(None) as patience:
-                async for chunk in answer.content.iter_any():
-                    self._take_chunk(chunk, events, request)
-                    if request is not None and not answered and not self._link.waits_for(request):
-                        answered = True
-                        patience.reschedule(self._link.loop.time() + TAIL_LIMIT)
-        except TimeoutError:
-            if not answered:
-                raise
-
-    def _take_chunk(self, chunk: bytes, events: EventStream, request: int | None) -> None:
-        self._link.metrics.tally.received += len(chunk)
-        for event in events.feed(chunk):
-            if isinstance(event, Oversized):
-                self._link.receive_oversized(*event, stream=request)
-            elif event.name == "message":
-                self._link.receive(event.data, request)
 
     async def _listen(self) -> None:
         """Keep the GET stream open for as long as the server has one."""
@@ -272,12 +233,12 @@ class StreamableTransport:
             log.exception("listening_failed", server=self._link.key.server)
 
     async def _follow(self) -> None:
-        events, session = EventStream(self._limit), self._session
+        events, session = self._responses.events(), self._session
         pause = FIRST_PAUSE
         opened_once = False
         while True:
             if self._session != session:
-                events, session = EventStream(self._limit), self._session
+                events, session = self._responses.events(), self._session
             begun = self._link.loop.time()
             status = await self._listen_once(events)
             if status == 404 and session is not None and opened_once:
@@ -304,7 +265,7 @@ class StreamableTransport:
                 if status == 200 and answer.content_type != http.EVENTS:
                     return 406  # no stream, whatever it is
                 if status == 200:
-                    await self._read(answer, events, None)
+                    await self._responses.read_events(answer, events, None)
         except http.FAULTS:
             self._link.doubt()
         return status
