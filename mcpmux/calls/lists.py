@@ -50,11 +50,13 @@ KINDS: Final[Mapping[Offered, Kind]] = {
 class Listing:
     """What one view offers to one set of grants.
 
-    `pages` are the encoded pages without their braces; `starts` the name that each begins with; `pending` the servers
-    that have never said what they offer; `digest` changes when, and only when, a client would see a difference.
+    `servers` are those that these grants reach; `pages` the encoded pages without their braces; `starts` the name that
+    each begins with; `pending` the servers that have never said what they offer; `digest` changes when, and only when,
+    a client would see a difference.
     """
 
     serial: int
+    servers: tuple[str, ...]
     pages: tuple[Page, ...]
     starts: tuple[str, ...]
     pending: tuple[str, ...]
@@ -98,6 +100,7 @@ class Lists:
         Raises: CursorInvalid, ServerUnavailable (nothing to show yet, because everything is still starting).
         """
         listing = self.listing(view, grants, what)
+        self._offers.looked_at(listing.servers, what)
         if listing.pending:
             wait = self._patience(listing.pending) if listing.starts else STARTING_WAIT
             await self._offers.settled(listing.pending, wait)
@@ -124,20 +127,15 @@ class Lists:
             for item in self._catalog.entries(view, what)
             if decide(grants, target(servers[item.server], what, item)).allowed
         ]
-        pending = tuple(
-            server.id
-            for server in servers.values()
-            if self._offers.of(server.id) is None
-            and not self._offers.failed(server.id)
-            and decide(grants, whole(server)).allowed
-        )
+        reached = tuple(server.id for server in servers.values() if decide(grants, whole(server)).allowed)
+        pending = tuple(id for id in reached if self._offers.of(id) is None and not self._offers.failed(id))
         pages, starts = _paged([(item.public, item.shown if view.aggregate else item.raw) for item in shown])
         head = b'"%b":[' % ITEMS[what].encode()
         digest = hashlib.sha256()
         for page in pages:
             digest.update(page)
         made = tuple(Page(head + page + b"]") for page in pages)
-        return Listing(self._catalog.serial, made, starts, pending, digest.digest())
+        return Listing(self._catalog.serial, reached, made, starts, pending, digest.digest())
 
     def _page(self, listing: Listing, what: Offered, number: int, bound: str) -> Result:
         page = listing.pages[number]

@@ -14,7 +14,7 @@ in other languages send, and what strict clients refuse.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -22,7 +22,8 @@ from msgspec import Raw, Struct
 
 from mcpmux.catalog.names import name_table, public_name, public_uri
 from mcpmux.catalog.rewrite import NAMED_BY, listed
-from mcpmux.errors import InvalidRequest, MalformedMessage
+from mcpmux.errors import AnnotationInvalid, InvalidRequest, MalformedMessage
+from mcpmux.protocol import headers
 from mcpmux.protocol.envelope import members, one_line, text
 from mcpmux.protocol.events import Offered
 
@@ -124,6 +125,23 @@ def read_items(what: Offered, server: str, entries: Iterable[bytes], limit: int)
         except MalformedMessage as exc:
             unfit.append(f"{name}: {exc}")
     return Reading(tuple(items), tuple(unfit), tuple(twice), _displaced(what, server, publics, limit))
+
+
+def without_headers_amiss(reading: Reading) -> Reading:
+    """A reading of tools without those that no client over Streamable HTTP may use: their `x-mcp-header` is invalid.
+
+    Source: MCP 2026-07-28 basic/transports/streamable-http, "Schema Extension".
+    """
+    fit: list[Item] = []
+    unfit = list(reading.unfit)
+    for item in reading.items:
+        try:
+            headers.mirrored(item.raw)
+        except AnnotationInvalid as exc:
+            unfit.append(f"{item.native}: {exc}")
+        else:
+            fit.append(item)
+    return replace(reading, items=tuple(fit), unfit=tuple(unfit))
 
 
 def is_read_only(tool: dict[str, Raw]) -> bool:

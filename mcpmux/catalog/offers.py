@@ -9,6 +9,8 @@ Owns when a server is asked for its lists, which answer counts, and that it is k
   seconds is shown, without waiting for a list that hangs.
 - What differs only in the order of its entries is no change, so a server that shuffles its lists, or restarts, costs
   nobody a `list_changed`.
+- A list of the modern era of whose changes nobody tells us is asked for again when somebody looks at it and its
+  `ttlMs` is over, never by a clock. Whoever looks gets what is there.
 - Nothing here waits for the database but the task that keeps; without it, lists come from live links alone.
 
 Each server has a `Seat` for its config section. When the section changes, whatever is still under way for the former
@@ -28,9 +30,9 @@ from msgspec import Raw
 from mcpmux.catalog.changes import Broadcast, Mailbox
 from mcpmux.catalog.items import Item as Item
 from mcpmux.catalog.items import Offer as Offer
-from mcpmux.catalog.items import Reading, read_items
+from mcpmux.catalog.items import Reading, read_items, without_headers_amiss
 from mcpmux.catalog.kept import fetch_kept, keep, kept_bytes, prune, read_kept, section_digest
-from mcpmux.catalog.pages import Bounds, read_pages
+from mcpmux.catalog.pages import Bounds, ages, is_modern, read_pages
 from mcpmux.catalog.seat import KEEP, Due, Pace, Seat
 from mcpmux.config.schema import Server
 from mcpmux.errors import StoreUnavailable, UpstreamError
@@ -86,6 +88,14 @@ class Offers:
         """
         seat = self._seats.get(server)
         return seat is not None and seat.given_up
+
+    def looked_at(self, servers: Iterable[str], what: Offered) -> None:
+        """Somebody wants a list of these: where it is too old, it is asked for, for whoever comes next."""
+        now = _now()
+        for server in servers:
+            seat = self._seats.get(server)
+            if seat is not None and seat.aged(what, now):
+                self._want(seat, (what,))
 
     async def settled(self, servers: Iterable[str], wait: float) -> None:
         """Return when each of them has an offer or can have none for now, after `wait` seconds at the latest."""
@@ -292,7 +302,9 @@ class Offers:
             if pages.problem is not None:
                 log.warning("list_cut_short", server=seat.server.id, list=what.value, problem=pages.problem)
             seat.succeeded(what)
-            seat.fresh[what] = self._read(seat, what, pages.entries).items
+            if ages(link.greeting, what):
+                seat.ages(what, _now() + max(pages.ttl, self._pace.fresh))
+            seat.fresh[what] = self._read(seat, what, pages.entries, link).items
 
     def _list_failed(self, seat: Seat, what: Offered, problem: str | None) -> None:
         log.warning("list_failed", server=seat.server.id, list=what.value, problem=problem, **self._again(seat, what))
@@ -302,8 +314,11 @@ class Offers:
         pause = seat.failed(what, self._pace, _now(), random.random())  # noqa: S311 (jitter)
         return {"retry_seconds": round(pause, 1)}
 
-    def _read(self, seat: Seat, what: Offered, entries: Iterable[bytes]) -> Reading:
+    def _read(self, seat: Seat, what: Offered, entries: Iterable[bytes], link: Link | None = None) -> Reading:
+        """The entries of a list, from a link or from what was kept of it, and what is amiss with them for the log."""
         reading = read_items(what, seat.server.id, entries, self._name_limit)
+        if what is Offered.TOOLS and link is not None and seat.server.transport == "http" and is_modern(link.greeting):
+            reading = without_headers_amiss(reading)
         for event, names in (
             ("entries_unfit", reading.unfit),
             ("entries_twice", reading.twice),

@@ -4,13 +4,15 @@ Knows MCP's paging and nothing of what the entries mean. The outcome is a value:
 `None` with the problem, never an empty list, so that nobody can mistake an error for a server that offers nothing.
 "Method not found" is no error but an answer: many servers announce prompts or resources and lack one of their lists.
 
-Source: MCP server/utilities/pagination (cursors are opaque; a missing one ends the list).
+Source: MCP server/utilities/pagination (cursors are opaque; a missing one ends the list), 2026-07-28
+server/utilities/caching.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 import msgspec
@@ -22,9 +24,12 @@ from mcpmux.links.pool import Pool
 from mcpmux.protocol.envelope import encode, members, text
 from mcpmux.protocol.events import ENDS, Failure, Offered, Opening, Result
 from mcpmux.protocol.methods import ITEMS, LISTS
+from mcpmux.protocol.revisions import MODERN
+from mcpmux.protocol.upstream import Greeting
 from mcpmux.protocol.upstream.attribution import OURSELVES
 
 SHOWN: Final = 200  # characters of a server's words that the log may have
+MOST_DIGITS: Final = 15  # of a ttlMs; that is longer than anything lives
 
 _ENTRIES: Final = msgspec.json.Decoder(list[Raw])
 _METHOD_NOT_FOUND: Final = -32601
@@ -43,15 +48,19 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """The entries of one list, in order; None if it could not be had. `problem`: why not, or why some are missing."""
+    """The entries of one list, in order; None if it could not be had. `problem`: why not, or why some are missing.
+
+    `ttl`: for how many seconds the server means the list to be good, the least of its pages; 0 where it does not say.
+    """
 
     entries: tuple[bytes, ...] | None
     problem: str | None = None
+    ttl: float = 0.0
 
 
 async def read_pages(pool: Pool, link: Link, what: Offered, bounds: Bounds) -> Pages:
     """Ask `link` for its whole list of one kind, waiting for a free seat of its server before each page."""
-    reading = _Reading(what, bounds)
+    reading = Reading(what, bounds)
     try:
         async with asyncio.timeout(bounds.whole_time):
             while (done := reading.outcome) is None:
@@ -63,6 +72,22 @@ async def read_pages(pool: Pool, link: Link, what: Offered, bounds: Bounds) -> P
     except MuxError as exc:
         return Pages(None, str(exc))
     return done
+
+
+def is_modern(greeting: Greeting | None) -> bool:
+    """Whether a server speaks the modern era, in which lists say how long they are good for."""
+    return greeting is not None and greeting.protocol_version == MODERN
+
+
+def ages(greeting: Greeting | None, what: Offered) -> bool:
+    """Whether a list grows old by itself: its server says for how long it is good, and not when it changes."""
+    if greeting is None or not is_modern(greeting):
+        return False
+    announced = greeting.capabilities.get(LISTS[what].capability or "")
+    try:
+        return announced is not None and bytes(members(announced).get("listChanged", b"")) != b"true"
+    except (InvalidRequest, MalformedMessage):
+        return True
 
 
 async def _page(link: Link, what: Offered, cursor: str | None, seconds: float) -> Result | Failure:
@@ -78,10 +103,10 @@ async def _page(link: Link, what: Offered, cursor: str | None, seconds: float) -
         exchange.cancel("the list is not waited for any longer")
 
 
-class _Reading:
+class Reading:
     """What has been read of one list: pure, one page after the other."""
 
-    __slots__ = ("_bounds", "_entries", "_read", "_seen", "_size", "_what", "cursor", "outcome")
+    __slots__ = ("_bounds", "_entries", "_read", "_seen", "_size", "_ttl", "_what", "cursor", "outcome")
 
     def __init__(self, what: Offered, bounds: Bounds) -> None:
         self.cursor: str | None = None
@@ -91,6 +116,7 @@ class _Reading:
         self._entries: list[bytes] = []
         self._read = 0
         self._size = 0
+        self._ttl = inf
         self._seen: set[str] = set()
 
     def take(self, page: Result | Failure) -> None:
@@ -98,7 +124,7 @@ class _Reading:
         if isinstance(page, Failure):
             # On a later page it is a broken list, and what was read so far would pass for all of it.
             absent = page.code == _METHOD_NOT_FOUND and not self._read
-            self.outcome = Pages(()) if absent else Pages(None, f"error {page.code}: {page.message[:SHOWN]}")
+            self.outcome = Pages((), ttl=inf) if absent else Pages(None, f"error {page.code}: {page.message[:SHOWN]}")
             return
         try:
             found = members(page.result)
@@ -110,6 +136,7 @@ class _Reading:
         # Copied one by one: a `Raw` would keep the whole message in memory.
         self._entries.extend(bytes(entry) for entry in entries)
         self._size += len(memoryview(page.result))
+        self._ttl = min(self._ttl, _ttl(found.get("ttlMs")))
         self._go_on(found.get("nextCursor"))
 
     def _go_on(self, raw: Raw | None) -> None:
@@ -126,7 +153,7 @@ class _Reading:
             entries = tuple(self._entries[: self._bounds.entries])
             if problem is None and len(entries) < len(self._entries):
                 problem = self._bound()
-            self.outcome = Pages(entries, problem)
+            self.outcome = Pages(entries, problem, self._ttl)
 
     def _bound(self) -> str | None:
         """The bound that has been reached, None if more may come."""
@@ -136,6 +163,12 @@ class _Reading:
         if self._size >= bounds.size:
             return f"more than {bounds.size} bytes"
         return f"more than {bounds.pages} pages" if self._read >= bounds.pages else None
+
+
+def _ttl(raw: Raw | None) -> float:
+    """Seconds; 0 for what is no number of milliseconds."""
+    digits = b"" if raw is None else bytes(raw)
+    return int(digits[:MOST_DIGITS]) / 1000 if digits.isdigit() else 0.0
 
 
 def _entries(found: dict[str, Raw], member: str) -> list[Raw]:

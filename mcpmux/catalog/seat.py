@@ -24,9 +24,13 @@ Due = Offered | str
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often one server is asked; seconds. Pauses after failures begin with `retry` and double up to `longest`."""
+    """How often one server is asked; seconds. Pauses after failures begin with `retry` and double up to `longest`.
+
+    `fresh`: how long a list is good whatever its server says, which is what we tell our own clients.
+    """
 
     quiet: float = 1.0
+    fresh: float = 5.0
     together: float = 2.0
     retry: float = 1.0
     longest: float = 300.0
@@ -36,8 +40,8 @@ class Seat:
     """See the module."""
 
     __slots__ = (
-        "_due", "_failures", "awaits_link", "busy", "digest", "fresh", "given_up", "hurry", "kept", "key", "live",
-        "offer", "said", "server", "unavailable",
+        "_due", "_failures", "_good_until", "awaits_link", "busy", "digest", "fresh", "given_up", "hurry", "kept",
+        "key", "live", "offer", "said", "server", "unavailable",
     )  # fmt: skip
 
     def __init__(self, server: Server, digest: bytes, before: Seat | None) -> None:
@@ -56,6 +60,7 @@ class Seat:
         self.busy = False  # a task does what is due
         self._due: dict[Due, float] = {}
         self._failures: dict[Due, int] = {}
+        self._good_until: dict[Offered, float] = {}  # loop time; for ever, unless it is here
 
     @property
     def settled(self) -> bool:
@@ -80,6 +85,18 @@ class Seat:
         """A link of this section is ready: it may do better than the one before."""
         self.awaits_link = False
         self._failures.clear()
+        self._good_until.clear()
+
+    def ages(self, what: Offered, until: float) -> None:
+        """A list was had that is good until then, and of whose changes nobody tells us."""
+        self._good_until[what] = until
+
+    def aged(self, what: Offered, now: float) -> bool:
+        """Whether a list is older than it may get. Said once: then it is to be asked for."""
+        aged = self._good_until.get(what, now + 1) <= now
+        if aged:
+            del self._good_until[what]
+        return aged
 
     def want(self, what: Iterable[Due], now: float) -> None:
         """Make these due now."""

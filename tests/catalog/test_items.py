@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from mcpmux.catalog.items import Offer, is_read_only, read_items
+from mcpmux.catalog.items import Offer, is_read_only, read_items, without_headers_amiss
 from mcpmux.catalog.names import name_table, public_name
 from mcpmux.protocol.events import Offered
 
@@ -87,6 +87,21 @@ def test_an_entry_that_would_spoil_the_list_for_clients_is_left_out_alone(what: 
     reading = read_items(what, "s", [entry, good], 56)
     assert [item.raw for item in reading.items] == [good]
     assert len(reading.unfit) == 1
+
+
+def test_tools_whose_headers_nobody_may_send_are_left_out_with_the_reason() -> None:
+    def annotated(name: str, **argument: object) -> bytes:
+        return wire({"name": name, "inputSchema": {"type": "object", "properties": {"a": argument}}})
+
+    entries = [
+        annotated("good", type="string", **{"x-mcp-header": "Region"}),
+        annotated("number", type="number", **{"x-mcp-header": "Weight"}),
+        annotated("spaced", type="string", **{"x-mcp-header": "a b"}),
+        tool("plain"),
+    ]
+    reading = without_headers_amiss(read_items(Offered.TOOLS, "s", entries, 56))
+    assert [item.native for item in reading.items] == ["good", "plain"]
+    assert [line.partition(":")[0] for line in reading.unfit] == ["number", "spaced"]
 
 
 def test_the_first_of_two_entries_with_one_name_counts() -> None:

@@ -104,3 +104,16 @@ def test_a_changed_section_starts_with_the_offer_before_and_waits_for_its_link()
     assert not new.given_up
     new.greeted()
     assert not new.awaits_link
+
+
+def test_a_list_is_too_old_once_and_only_where_somebody_said_so() -> None:
+    one = seat()
+    assert not one.aged(Offered.TOOLS, 1e9)
+    one.ages(Offered.TOOLS, 10.0)
+    assert not one.aged(Offered.TOOLS, 9.9)
+    assert not one.aged(Offered.PROMPTS, 10.0)
+    assert one.aged(Offered.TOOLS, 10.0)
+    assert not one.aged(Offered.TOOLS, 10.0)
+    one.ages(Offered.TOOLS, 20.0)
+    one.greeted()
+    assert not one.aged(Offered.TOOLS, 30.0)
