@@ -161,6 +161,24 @@ class ResourceUnknown(MuxError):
         self.uri = uri
 
 
+class TaskUnknown(MuxError):
+    """No such task for this caller: made up, another's, expired and refused are the same answer (-32602)."""
+
+    reason = "unknown_task"
+
+    def __init__(self) -> None:
+        super().__init__("Task not found")
+
+
+class TasksExhausted(MuxError):
+    """One principal, or all together, have as many tasks at work as may be."""
+
+    reason = "too_many_tasks"
+
+    def __init__(self) -> None:
+        super().__init__("Too many tasks are at work: wait for some to end, or cancel them")
+
+
 class CursorInvalid(MuxError):
     """A cursor that we did not mint for this principal and method, or too long ago (-32602)."""
 

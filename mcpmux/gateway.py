@@ -29,7 +29,7 @@ import msgspec
 
 from mcpmux import seal
 from mcpmux.access.grants import Grants
-from mcpmux.calls import Inputs, Interest, Lists, Router
+from mcpmux.calls import Inputs, Interest, Lists, Router, Tasks
 from mcpmux.calls.local import Local
 from mcpmux.calls.outcome import Recorder
 from mcpmux.catalog.offers import Offer, Offers
@@ -323,11 +323,11 @@ async def _build(
     offers = Offers(pool, db, keyring, metrics, name_limit=section.names.max_length)
     catalog = Catalog(offers)
     lists = Lists(catalog, offers, keyring, metrics)
-    interest, inputs = Interest(pool), Inputs(pool)
-    local = Local(catalog, offers, version("mcpmux"))
+    interest, inputs, tasks = Interest(pool), Inputs(pool), Tasks(keyring, grants, catalog, offers, pool, metrics)
+    local = Local(catalog, offers, tasks, version("mcpmux"))
     recorder = Recorder(metrics, logger("calls"))
-    router = Router(grants, catalog, offers, pool, (lists, local, interest, inputs), recorder, metrics)
-    sessions = Sessions(section.limits, router, (grants, catalog, lists), (interest, inputs), metrics)
+    router = Router(grants, catalog, offers, pool, (lists, local, interest, inputs, tasks), recorder, metrics)
+    sessions = Sessions(section.limits, router, (grants, catalog, lists), (interest, inputs, tasks), metrics)
     application = Application(section, verifier, router, sessions, metrics)
     health = Health(metrics, None if section.metrics.public else application.admit)
     metadata = ResourceMetadata(section.public_url or "", [issuer.issuer for issuer in section.identity.issuers])

@@ -20,7 +20,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 
 # Longer than others, with the reason.
 MAY_BE_LONG = {
-    "errors.py": 600,  # every exception in one file is the point of it
+    "errors.py": 700,  # every exception in one file is the point of it
 }
 # The log's output is the process's, as stderr is: structlog and stdlib logging are global themselves.
 MAY_HOLD_STATE = {"observe/log.py"}

@@ -19,6 +19,7 @@ from msgspec import Raw, Struct, field
 
 from mcpmux.access.decision import Decision
 from mcpmux.calls.inputs import EXHAUSTED, PATIENCE, UNANSWERED, Inputs
+from mcpmux.calls.tasks import Errand
 from mcpmux.catalog import rewrite
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Server
@@ -46,14 +47,15 @@ MOST_REQUIRED = 16  # elicitations of one error
 class Caller:
     """Who asks, and through which endpoint.
 
-    `session` is the id of the downstream session, empty where the request belongs to none (the modern era);
-    `capabilities` is what the client says it can do, and may be asked.
+    `session` is the id of the downstream session and `revision` the one agreed on in it, both empty where the request
+    belongs to none (the modern era); `capabilities` is what the client says it can do, and may be asked.
     """
 
     principal: Principal
     view: View
     session: str
     capabilities: Capabilities = dataclasses.field(default_factory=dict)
+    revision: str = ""
 
 
 class Call(Struct, eq=False):
@@ -61,7 +63,8 @@ class Call(Struct, eq=False):
 
     `finished` is told of the end. `asked` is the server that a refused name leads to, for the log alone; `numbers` are
     those of `server`, although it may be removed meanwhile; `outcome` is empty until the call has ended; `asks` are
-    what the server waits for. `mirror` gives the headers of a modern request, which must say what its arguments say.
+    what the server waits for; `errand` what it has to do with a task. `mirror` gives the headers of a modern request,
+    which must say what its arguments say. `timeout` is how long its server may be silent.
     """
 
     caller: Caller
@@ -81,6 +84,8 @@ class Call(Struct, eq=False):
     decision: Decision | None = None
     outcome: str = ""
     asks: set[int] | None = None
+    errand: Errand | None = None
+    timeout: float = 0.0
     _exchange: Exchange | None = None
     _end: End | None = None
     _waiting: asyncio.Task[object] | None = None
@@ -108,7 +113,7 @@ class Call(Struct, eq=False):
 
     def opened(self, exchange: Exchange, timeout: float) -> None:
         """The server has the call; it must show life within `timeout` seconds."""
-        self._exchange = exchange
+        self._exchange, self.timeout = exchange, timeout
         self.deadline = time.monotonic() + timeout
 
     def answer(self, raw: Raw, page: Page | None = None) -> None:
@@ -138,7 +143,7 @@ class Call(Struct, eq=False):
     def reply(self, ask: int, answer: End) -> None:
         """Answer what the server asked; does nothing if nobody waits for it any more."""
         if self._exchange is not None and self._closed(ask):
-            self._exchange.answer(ask, answer)
+            self._exchange.answer(ask, answer if self.errand is None else self.errand.answer(answer))
 
     def sweep(self, now: float, quiet: float) -> None:
         """Time out what is overdue; wake, once, the iterator of a call that has been silent for `quiet` seconds."""
@@ -146,7 +151,7 @@ class Call(Struct, eq=False):
             if self.asks and now < self.started + LONGEST:
                 self._give_up_asks()
                 return
-            self.fail(CallTimedOut(self.server.id, self.server.timeout))
+            self.fail(CallTimedOut(self.server.id, self.timeout or self.server.timeout))
         elif not self.nudged and self._exchange is not None and now - self.started >= quiet:
             self.nudged = True
             self._exchange.nudge()
@@ -166,6 +171,8 @@ class Call(Struct, eq=False):
                 break
             if self.outcome:
                 break
+            if self.errand is not None:
+                event = self.errand.shown(event, self._exchange)
             if type(event) is not Ask or self._asked(event, self._exchange):
                 return self._received(event)
         return self._given()
@@ -240,7 +247,7 @@ class Call(Struct, eq=False):
     def _prolong(self) -> None:
         """The server lives: it has its timeout from now on, or its client has the time to answer."""
         if self.server is not None:
-            wait = PATIENCE if self.asks else self.server.timeout
+            wait = PATIENCE if self.asks else self.timeout or self.server.timeout
             self.deadline = min(time.monotonic() + wait, self.started + LONGEST)
 
     def _finish(self, outcome: str) -> None:
@@ -249,6 +256,8 @@ class Call(Struct, eq=False):
             if self.asks:
                 self.inputs.give_back(self.caller.principal.key, len(self.asks))
                 self.asks = None
+            if self.errand is not None and self._exchange is not None:
+                self.errand.over(outcome, self._exchange)
             self.finished(self)
             if self._waiting is not None:
                 self._waiting.cancel()

@@ -15,11 +15,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from mcpmux.access.decision import GrantSet, decide, whole
+from mcpmux.calls.tasks import Tasks
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Server
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.revisions import SERVED
+from mcpmux.protocol.tasks import SINCE
 
 EMPTY: Final = Raw(b"{}")
 GREETING_WAIT: Final = 5.0
@@ -51,23 +53,28 @@ _IDENTITY: Final = msgspec.json.Decoder(_Identity)
 class Local:
     """Answers `initialize` and `server/discover`."""
 
-    def __init__(self, catalog: Catalog, offers: Offers, version: str) -> None:
+    def __init__(self, catalog: Catalog, offers: Offers, tasks: Tasks, version: str) -> None:
         self._catalog = catalog
         self._offers = offers
+        self._tasks = tasks
         self._ours = {"name": "mcpmux", "title": "mcpmux", "version": version}
+        self._identity = Raw(encode(self._ours))
         self._kept: dict[tuple[View, str], Raw] = {}
         self._serial = -1
 
     async def initialize(self, view: View, grants: GrantSet, revision: str) -> Raw:
         """The result of `initialize`: what this endpoint can do, and for whom it is made."""
         servers = self._usable(view, grants)
-        answer: dict[str, object] = {"protocolVersion": revision, "capabilities": _EVERYTHING, "serverInfo": self._ours}
+        capabilities, identity = _EVERYTHING, self._identity
         if not view.aggregate:
             await self._offers.settled((view.id,), GREETING_WAIT)
             offer = self._offers.of(view.id)
             if offer is not None:
-                answer["capabilities"] = _announced(offer.capabilities)
-                answer["serverInfo"] = offer.server_info or self._ours
+                capabilities, identity = _announced(offer.capabilities), offer.server_info or self._identity
+        tasks = self._tasks.capability(servers) if revision >= SINCE else None
+        if tasks is not None:
+            capabilities = {**capabilities, "tasks": tasks}
+        answer = {"protocolVersion": revision, "capabilities": capabilities, "serverInfo": identity}
         instructions = self._catalog.instructions(view, servers)
         if instructions:
             answer["instructions"] = instructions

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
 from typing import Final, assert_never
 
 from msgspec import Raw
 
-from mcpmux.access.decision import Decision, GrantSet, Kind, Target, decide, whole
+from mcpmux.access.decision import Decision, GrantSet, Target, decide, whole
 from mcpmux.access.grants import Grants
 from mcpmux.calls.call import Call, Caller
 from mcpmux.calls.inputs import Inputs
@@ -23,6 +22,8 @@ from mcpmux.calls.interest import MAX_WANTED, Interest
 from mcpmux.calls.lists import Lists
 from mcpmux.calls.local import EMPTY, Local
 from mcpmux.calls.outcome import OURS, Recorder
+from mcpmux.calls.target import of_found
+from mcpmux.calls.tasks import Tasks
 from mcpmux.catalog import rewrite
 from mcpmux.catalog.names import public_uri
 from mcpmux.catalog.offers import Offers
@@ -38,6 +39,7 @@ from mcpmux.errors import (
     ResourceUnknown,
     ServerUnavailable,
     StoreUnavailable,
+    TaskUnknown,
     ToolUnknown,
 )
 from mcpmux.identity.principal import Principal
@@ -63,25 +65,19 @@ MAX_NAMED: Final = 256
 MAX_CHAT: Final = 64  # characters of a chat's id
 MOST_ROUTES: Final = 8192
 
-_KINDS: Final[Mapping[Subject, Kind]] = {
-    Subject.TOOL: "tool",
-    Subject.PROMPT: "prompt",
-    Subject.RESOURCE: "resource",
-}
-
 
 class Router:
     """Opens calls and keeps the table of those in flight."""
 
     def __init__(
         self, grants: Grants, catalog: Catalog, offers: Offers, pool: Pool,
-        parts: tuple[Lists, Local, Interest, Inputs], recorder: Recorder, metrics: Metrics,
+        parts: tuple[Lists, Local, Interest, Inputs, Tasks], recorder: Recorder, metrics: Metrics,
     ) -> None:  # fmt: skip
         self._grants = grants
         self._catalog = catalog
         self._offers = offers
         self._pool = pool
-        self._lists, self._local, self._interest, self._inputs = parts
+        self._lists, self._local, self._interest, self._inputs, self._tasks = parts
         self._recorder = recorder
         self._metrics = metrics
         self._calls: set[Call] = set()
@@ -169,6 +165,8 @@ class Router:
                     call.answer(listed.result, listed.page)
                 case Answers.US:
                     call.answer(await self._ourselves(call, grants))
+                case Answers.TASK:
+                    await self._tasks.open(call, grants)
                 case other:
                     assert_never(other)
         except MuxError as error:
@@ -285,6 +283,8 @@ class Router:
         numbers.in_flight += 1
         if call.mirror is not None and found.item is not None and subject is Subject.TOOL:
             headers.check_mirrored(found.item.raw, call.admission.params.get("arguments"), call.mirror)
+        if "task" in call.admission.params:
+            self._tasks.prepare(call, found, grants)
         key = link_key(server, call.caller.principal.key, call.caller.session or call.request_id)
         if call.admission.method.answers is Answers.INTEREST:
             if self._interested(call, key):
@@ -306,7 +306,7 @@ class Router:
             found = self._catalog.find(view, subject, name)
             if found is None or found.pending:
                 return None
-            decision = decide(grants, _target(found, subject))
+            decision = decide(grants, of_found(found, subject))
             if not decision.allowed:
                 return None
             route = (found, decision)
@@ -338,7 +338,7 @@ class Router:
                 raise ServerUnavailable(found.server.id, wait)
         if found is None or found.pending:
             raise _unknown(call)
-        call.decision = decide(grants, _target(found, subject))
+        call.decision = decide(grants, of_found(found, subject))
         if not call.decision.allowed:
             call.asked, call.native = found.server.id, found.native
             raise _unknown(call)
@@ -381,14 +381,10 @@ def _subject(call: Call) -> tuple[Subject, str]:
     return subject, name
 
 
-def _target(found: Found, subject: Subject) -> Target:
-    """What `decide()` is asked about one thing of a server."""
-    server, read_only = found.server, found.item is not None and found.item.read_only
-    return Target(server.id, server.enabled, _KINDS[subject], found.native, read_only, server.tools)
-
-
 def _unknown(call: Call) -> MuxError:
     """The one answer for absent and refused; it repeats the name as it was sent."""
+    if call.admission.method.answers is Answers.TASK:
+        return TaskUnknown()
     subject, name = _subject(call)
     shown = name[:MAX_NAMED]
     if subject is Subject.TOOL:

@@ -122,6 +122,7 @@ def _contents(raw: Raw, server: str) -> Raw:
 
 _RESULTS: Final[dict[str, Callable[[Raw, str], Raw]]] = {
     "tools/call": _tool_result,
+    "tasks/result": _tool_result,
     "prompts/get": _prompt_result,
     "resources/read": _contents,
 }

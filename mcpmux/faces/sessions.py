@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mcpmux.access.grants import Grants
-from mcpmux.calls import Call, Caller, Inputs, Interest, Lists, Router
+from mcpmux.calls import Call, Caller, Inputs, Interest, Lists, Router, Tasks
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Limits
 from mcpmux.errors import Draining, EndpointForbidden, MuxError, SessionsExhausted, SessionUnknown
@@ -121,7 +121,7 @@ class Session:
         self.caller = self._known(self.caller.principal)
 
     def _known(self, principal: Principal) -> Caller:
-        return Caller(principal, self.caller.view, self.id, _capabilities(self.core))
+        return Caller(principal, self.caller.view, self.id, _capabilities(self.core), self.core.revision)
 
     def release(self, call: Call) -> None:
         """The call has ended, and its end is known to whoever answers it: its id may be used again."""
@@ -205,12 +205,12 @@ class Sessions:
 
     def __init__(
         self, limits: Limits, router: Router, reads: tuple[Grants, Catalog, Lists],
-        waits: tuple[Interest, Inputs], metrics: Metrics,
+        waits: tuple[Interest, Inputs, Tasks], metrics: Metrics,
     ) -> None:  # fmt: skip
         self._limits = limits
         self._router = router
         self._grants, self._catalog, self._lists = reads
-        self._interest, self._inputs = waits
+        self._interest, self._inputs, self._tasks = waits
         self._metrics = metrics
         self.listens = Listens(limits.sessions_per_user, router, self._lists, self._interest)
         self._sessions: dict[str, Session] = {}
@@ -231,7 +231,7 @@ class Sessions:
         if self._held[principal.key] >= self._limits.sessions_per_user:
             raise SessionsExhausted
         session_id = secrets.token_urlsafe(24)
-        caller = Caller(principal, view, session_id, _capabilities(core))
+        caller = Caller(principal, view, session_id, _capabilities(core), core.revision)
         session = Session(session_id, transport, caller, core)
         for what in Offered:
             session.seen[what] = self._lists.listing(view, grants, what).digest
@@ -305,6 +305,7 @@ class Sessions:
             "session grants": self._grant_changes,
             "session updates": self._updates,
             "session inputs": self._completions,
+            "session tasks": self._task_news,
         }
         async with asyncio.TaskGroup() as tasks:
             for name, loop in loops.items():
@@ -370,6 +371,17 @@ class Sessions:
             wire = session.core.completed(params) if session is not None else None
             if session is not None and wire is not None:
                 session.inbox.put(wire)
+
+    async def _task_news(self) -> None:
+        async for told in self._tasks.told():
+            session = self._sessions.get(told.session)
+            try:
+                known = session is not None and await self._tasks.allows(session.caller, told)
+            except MuxError as error:
+                log.warning("task_untold", reason=error.reason, server=told.server)
+                continue
+            if session is not None and known:
+                session.inbox.put(legacy.task_told(told.params))
 
 
 def _capabilities(core: SessionCore) -> Capabilities:

@@ -66,7 +66,16 @@ class ElicitationCompleted(Struct, frozen=True):
     params: dict[str, Raw]
 
 
-LinkChange = LinkReady | LinkGone | StateChanged | OfferChanged | ResourceUpdated | ElicitationCompleted
+class TaskChanged(Struct, frozen=True):
+    """How a task stands; `task` and `params` as the server has them."""
+
+    server: str
+    key: LinkKey
+    task: str
+    params: dict[str, Raw]
+
+
+LinkChange = LinkReady | LinkGone | StateChanged | OfferChanged | ResourceUpdated | ElicitationCompleted | TaskChanged
 
 
 class ChangeFeed(AsyncIterator[LinkChange]):
@@ -84,7 +93,7 @@ class ChangeFeed(AsyncIterator[LinkChange]):
         self._pending.pop(thing, None)
         if len(self._pending) >= MAX_PENDING:
             # Only these can be that many: whoever is that slow reads the resources anew sooner or later.
-            many = (old for old in self._pending if old[0] in ("uri", "elicitation"))
+            many = (old for old in self._pending if old[0] in ("uri", "elicitation", "task"))
             del self._pending[next(many, next(iter(self._pending)))]
         self._pending[thing] = change
         self._news.set()
@@ -108,3 +117,5 @@ def _thing(change: LinkChange) -> tuple[object, ...]:
             return "uri", change.key, change.uri
         case ElicitationCompleted():
             return "elicitation", change.key, change.elicitation
+        case TaskChanged():
+            return "task", change.key, change.task

@@ -10,6 +10,7 @@ A link has ended when `lost` says why: every call in flight has failed at that m
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -30,7 +31,7 @@ from mcpmux.links.throttle import Throttle
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import ServerMetrics
 from mcpmux.protocol import envelope
-from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Opening, Updated
+from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Opening, TaskTold, Updated
 from mcpmux.protocol.methods import ROOTS_CHANGED
 from mcpmux.protocol.upstream import Core, Greeting
 from mcpmux.protocol.upstream.attribution import OURSELVES
@@ -77,7 +78,8 @@ class Link:
 
     __slots__ = (
         "_changed", "_core", "_greeted", "_hold", "_seats", "_throttle", "_transport", "doubted", "draining",
-        "greeting", "heard", "key", "loop", "lost", "metrics", "pongs", "refused", "replaced", "stirred", "unanswered",
+        "greeting", "heard", "key", "life", "loop", "lost", "metrics", "pongs", "refused", "replaced", "stirred",
+        "unanswered",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +91,7 @@ class Link:
         changed: Callable[[News | None], None],
     ) -> None:
         self.key = key
+        self.life = secrets.token_hex(8)  # no other link has it, also none of another run
         self.loop = asyncio.get_running_loop()
         self.metrics = metrics
         self.greeting: Greeting | None = None
@@ -145,6 +148,10 @@ class Link:
     def serves(self, method: str) -> bool:
         """Whether the server announced what `method` needs."""
         return self._core.serves(method)
+
+    def outlasts(self, task: str, caller: str, seconds: float) -> None:
+        """A task that was made on this link for `caller` may be at work for so long; 0 when it has ended."""
+        self._core.outlasts(task, caller, self.loop.time() + seconds)
 
     def roots_changed(self) -> None:
         """The roots of this link's client have changed; a server that was told of none is not told of this."""
@@ -306,7 +313,7 @@ class Link:
                     self._greeted.set_result(found)
             case Unwelcome(problem):
                 self.end(problem)
-            case Changed() | Updated() | Completed():
+            case Changed() | Updated() | Completed() | TaskTold():
                 self._changed(found)
 
     def _answer_orphans(self) -> None:

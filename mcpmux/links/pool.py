@@ -25,6 +25,7 @@ from mcpmux.links.changes import (
     OfferChanged,
     ResourceUpdated,
     StateChanged,
+    TaskChanged,
 )
 from mcpmux.links.fleet import Fleet, Listener
 from mcpmux.links.link import Link
@@ -38,7 +39,7 @@ from mcpmux.links.supervisor import Fittings
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
-from mcpmux.protocol.events import Changed, Completed, News, Updated
+from mcpmux.protocol.events import Changed, Completed, News, TaskTold, Updated
 
 BESIDE_LIMIT: Final = 60.0  # seconds that an old fleet serves beside a new one that is still starting
 
@@ -297,6 +298,8 @@ class Pool(Listener):
                 self._publish(ResourceUpdated(key.server, key, what.uri, what.params))
             case Completed():
                 self._publish(ElicitationCompleted(key.server, key, what.elicitation, what.params))
+            case TaskTold():
+                self._publish(TaskChanged(key.server, key, what.task, what.params))
             case Link():
                 self._publish(LinkReady(key.server, key))
             case None:

@@ -111,6 +111,15 @@ def members(raw: Raw | bytes) -> dict[str, Raw]:
     return found
 
 
+def with_meta(params: dict[str, Raw] | None, name: str, value: Raw) -> dict[str, Raw]:
+    """Params with one member more in their `_meta`; a `_meta` that is no object gives way."""
+    try:
+        meta = members((params or {}).get("_meta", b"{}"))
+    except (InvalidRequest, MalformedMessage):
+        meta = {}
+    return {**(params or {}), "_meta": Raw(encode({**meta, name: value}))}
+
+
 def check_text(data: bytes) -> None:
     """Refuse what is not UTF-8: `Raw` would carry it on unread.
 

@@ -62,6 +62,8 @@ _ROWS: Final[dict[type[Exception], Fault]] = {
     errors.ToolUnknown: Fault(INVALID_PARAMS, 200),
     errors.PromptUnknown: Fault(INVALID_PARAMS, 200),
     errors.ResourceUnknown: Fault(RESOURCE_NOT_FOUND, 200),
+    errors.TaskUnknown: Fault(INVALID_PARAMS, 200),
+    errors.TasksExhausted: Fault(SERVER_ERROR, 200),
     errors.CursorInvalid: Fault(INVALID_PARAMS, 200),
     errors.SealBroken: Fault(INVALID_PARAMS, 200),
     errors.EndpointForbidden: Fault(SERVER_ERROR, 403),

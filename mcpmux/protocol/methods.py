@@ -21,6 +21,7 @@ class Answers(StrEnum):
     LIST = "list"  # from what the servers offer
     SERVER = "server"  # the one server that the name or URI leads to
     INTEREST = "interest"  # mcpmux, counting who wants to hear what
+    TASK = "task"  # the one server that has the task
 
 
 class Subject(StrEnum):
@@ -65,6 +66,13 @@ _REQUESTS: Final = (
 
 REQUESTS: Final[dict[str, Method]] = {method.name: method for method in _REQUESTS}
 
+# Tasks, an experiment of 2025-11-25 alone. `tasks/list` does not exist here: see ARCHITECTURE.md, "Decisions".
+TASK_RESULT: Final = "tasks/result"
+_OF_TASKS: Final = ("tasks/get", TASK_RESULT, "tasks/cancel")
+TASK_REQUESTS: Final[dict[str, Method]] = {
+    name: Method(name, Answers.TASK, Subject.TOOL, "taskId", capability="tasks") for name in _OF_TASKS
+}
+
 # What the modern era brought, and what it took away.
 DISCOVER: Final = "server/discover"
 LISTEN: Final = "subscriptions/listen"
@@ -74,7 +82,7 @@ _TAKEN: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/
 MODERN_REQUESTS: Final[dict[str, Method]] = {
     method.name: method for method in (*_REQUESTS, *_BROUGHT) if method.name not in _TAKEN
 }
-EVERY_REQUEST: Final = frozenset(REQUESTS | MODERN_REQUESTS)
+EVERY_REQUEST: Final = frozenset(REQUESTS | TASK_REQUESTS | MODERN_REQUESTS)
 
 INITIALIZED: Final = "notifications/initialized"
 CANCELLED: Final = "notifications/cancelled"
@@ -84,6 +92,7 @@ RESOURCE_UPDATED: Final = "notifications/resources/updated"
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 ELICITATION_COMPLETE: Final = "notifications/elicitation/complete"
 ROOTS_CHANGED: Final = "notifications/roots/list_changed"
+TASK_STATUS: Final = "notifications/tasks/status"
 
 # What a client may send without wanting an answer.
 CLIENT_NOTIFICATIONS: Final = frozenset({INITIALIZED, CANCELLED, PROGRESS, ROOTS_CHANGED})

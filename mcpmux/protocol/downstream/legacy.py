@@ -22,7 +22,7 @@ from typing import Final
 from msgspec import Raw, Struct
 
 from mcpmux.errors import InvalidParams, InvalidRequest, MalformedMessage, MethodUnknown, NotInitialized
-from mcpmux.protocol import abilities, envelope, revisions
+from mcpmux.protocol import abilities, envelope, revisions, tasks
 from mcpmux.protocol.envelope import Notification, Reply, Request
 from mcpmux.protocol.events import Ask, Completed, End, Event, Failure, Log, Offered, Progress, Result
 from mcpmux.protocol.methods import (
@@ -34,6 +34,8 @@ from mcpmux.protocol.methods import (
     PROGRESS,
     REQUESTS,
     RESOURCE_UPDATED,
+    TASK_REQUESTS,
+    TASK_STATUS,
     Method,
 )
 
@@ -95,12 +97,14 @@ def greeted(request: Request) -> Greeting:
     return Greeting(revisions.negotiate(asked), capabilities, f"{name[:64]}/{version[:32]}")
 
 
-def admission(request: Request) -> Admission:
-    """Read one request: a known method, params as they go on, the progress token apart.
+def admission(request: Request, revision: str) -> Admission:
+    """Read one request: a method that this revision has, params as they go on, the progress token apart.
 
     Raises: MethodUnknown, InvalidParams.
     """
     method = REQUESTS.get(request.method)
+    if method is None:
+        method = TASK_REQUESTS.get(request.method) if revision >= tasks.SINCE else None
     if method is None:
         raise MethodUnknown(request.method[:128])
     params = request.params
@@ -171,7 +175,7 @@ class SessionCore:
             raise InvalidRequest("this session is initialized already", request.id)
         if request.id in self._in_flight:
             raise InvalidRequest("a request with this id is still in flight", request.id)
-        admitted = admission(request)
+        admitted = admission(request, self.revision)
         if request.method == "logging/setLevel":
             self._set_level(admitted.params)
         self._in_flight.add(request.id)
@@ -263,6 +267,11 @@ def changed(what: Offered) -> bytes:
 def updated(uri: str) -> bytes:
     """The wire bytes of the notification that says a subscribed resource changed."""
     return envelope.notification(RESOURCE_UPDATED, {"uri": Raw(envelope.encode(uri))})
+
+
+def task_told(params: dict[str, Raw]) -> bytes:
+    """The wire bytes of the notification that says how a task stands."""
+    return envelope.notification(TASK_STATUS, params)
 
 
 def _object(raw: Raw | None, name: str) -> dict[str, Raw]:

@@ -21,10 +21,11 @@ from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.envelope import Request
 from mcpmux.protocol.events import Ask, End, Failure, Result
 from mcpmux.protocol.methods import SERVER_REQUESTS
-from mcpmux.protocol.upstream.received import Greeting
+from mcpmux.protocol.upstream.received import Greeting, Received, Send, Stray, T
 
 PER_CALL: Final = 16  # open at once; beyond, the server gets an error
 LONGEST_ELICITATION_ID: Final = 1024  # characters
+SHOWN: Final = 500  # characters of a method that the log may have
 
 INTERNAL_ERROR: Final = -32603
 INVALID_REQUEST: Final = -32600
@@ -46,6 +47,9 @@ UNATTRIBUTED: Final = Problem(
     "ask_unattributed",
 )
 IDLE: Final = Problem(INVALID_REQUEST, "No call is in flight in which a client could be asked", "ask_idle")
+UNAWAITED: Final = Problem(
+    INVALID_REQUEST, "Nobody waits for this task: ask on the stream of its tasks/result", "ask_unawaited"
+)
 EXCESS: Final = Problem(INVALID_REQUEST, "Too many requests of this call wait for an answer", "ask_excess")
 
 
@@ -55,6 +59,18 @@ def problem(asked: Request, capabilities: Capabilities, greeting: Greeting | Non
         return Problem(METHOD_NOT_FOUND, f"Method not found: {asked.method[:128]}", "unknown_request")
     text = abilities.inability(asked.method, asked.params, capabilities, greeting.protocol_version)
     return None if text is None else Problem(METHOD_NOT_FOUND, text, "ask_unannounced")
+
+
+def unheard(task: str | None, idle: bool) -> Problem:
+    """Why nobody can be asked: for a task, on an `idle` link, or because it may be anybody's."""
+    if task is not None:
+        return UNAWAITED
+    return IDLE if idle else UNATTRIBUTED
+
+
+def turned_down(asked: Request, problem: Problem) -> list[Received[T]]:
+    """The answer to what goes to nobody, and the word for ourselves."""
+    return [Send(envelope.error(asked.id, problem.code, problem.text)), Stray(problem.reason, asked.method[:SHOWN])]
 
 
 class _Asked(Struct):

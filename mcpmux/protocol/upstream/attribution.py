@@ -5,7 +5,7 @@ come on one stream (stdio, HTTP+SSE) it belongs to a call only if that call is t
 another caller was on the link in the last 30 s: a tool may go on working a while after its answer. A call that was
 cancelled counts until the server has answered it all the same, or for 5 minutes, because nothing says whether it ever
 stopped. On a link that is lent to one call at a time only such cancelled calls of others count, on a link of one
-client nothing does.
+client nothing does. A task works on after its answer, so it counts until it has ended.
 
 Source: design.md section 3, "A server→client message reaches exactly the caller that it belongs to, or nobody".
 """
@@ -27,13 +27,14 @@ _SOMEBODY: Final = "\0"  # no caller's word
 class Callers:
     """Which callers' calls have been on one link lately. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_before", "_forgotten", "_ghosts", "_last")
+    __slots__ = ("_before", "_forgotten", "_ghosts", "_last", "_tasks")
 
     def __init__(self) -> None:
         # The latest end of a call, and the latest of any other caller than that one: enough to answer for everybody.
         self._last: tuple[str, float] | None = None
         self._before: tuple[str, float] | None = None
         self._ghosts: dict[int, tuple[str, float]] = {}
+        self._tasks: dict[str, tuple[str, float]] = {}  # whoever has them made bounds their number
         self._forgotten = 0  # the newest cancelled call that was never answered and is remembered no more
 
     @property
@@ -68,6 +69,10 @@ class Callers:
         self.ended(ghost[0], now)
         return True
 
+    def outlasts(self, task: str, caller: str, until: float) -> None:
+        """A task of `caller` works on until then, unless it ends before: that is said by a time in the past."""
+        self._tasks[task] = (caller, until)
+
     def alone(self, caller: str, now: float) -> bool:
         """Whether nothing on the link can be about any other caller."""
         for seen in (self._last, self._before):
@@ -76,14 +81,17 @@ class Callers:
         return self.unhaunted(caller, now)
 
     def unhaunted(self, caller: str, now: float) -> bool:
-        """Whether no cancelled call of another caller may still be at work."""
+        """Whether no cancelled call and no task of another caller may still be at work."""
         self._forget_old(now)
-        return all(ghost[0] in (caller, OURSELVES) for ghost in self._ghosts.values())
+        self._tasks = {task: worker for task, worker in self._tasks.items() if worker[1] > now}
+        at_work = (*self._ghosts.values(), *self._tasks.values())
+        return all(worker[0] in (caller, OURSELVES) for worker in at_work)
 
     def clear(self) -> None:
         """The link has ended: nobody is left on it."""
         self._last = self._before = None
         self._ghosts.clear()
+        self._tasks.clear()
 
     def _forget_old(self, now: float) -> None:
         while self._ghosts:

@@ -66,6 +66,9 @@ class Core(Protocol[T]):
     def is_greeting(self, request: int) -> bool:
         """Whether `request` is the greeting that is not answered yet."""
 
+    def outlasts(self, task: str, caller: str, until: float) -> None:
+        """A task of this caller is at work until then (0: no more): what has no address may be about it."""
+
     def lose(self) -> list[T]:
         """The link has ended: everybody who waited, and empty tables."""
 

@@ -24,7 +24,7 @@ from typing import Final, Generic
 from msgspec import Raw, Struct
 
 from mcpmux.errors import InvalidRequest, MalformedMessage
-from mcpmux.protocol import abilities, envelope, methods
+from mcpmux.protocol import abilities, envelope, events, methods, tasks
 from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
 from mcpmux.protocol.events import Changed, Completed, End, Log, Opening, Progress, Result, Updated, Withdrawn
@@ -50,6 +50,7 @@ class _Flight(Struct, Generic[T], frozen=True):
     owner: T
     caller: str
     wants_progress: bool
+    task: str
 
 
 class LinkCore(Generic[T]):
@@ -115,9 +116,9 @@ class LinkCore(Generic[T]):
         if opening.method == _PING:
             self._checks[request] = owner
         else:
-            self._flights[request] = _Flight(owner, opening.caller, opening.wants_progress)
+            self._flights[request] = _Flight(owner, opening.caller, opening.wants_progress, opening.task)
             if opening.wants_progress:
-                params = _with_token(params, request)
+                params = envelope.with_meta(params, "progressToken", Raw(b"%d" % request))
         return request, envelope.request(request, opening.method, params), None
 
     def cancel(self, request: int, reason: str, now: float) -> bytes | None:
@@ -142,6 +143,10 @@ class LinkCore(Generic[T]):
         """What to send of a client's answer to what the server asked in this call."""
         wire = self.asks.answer(call, ask, answer)
         return [] if wire is None else [Send(wire)]
+
+    def outlasts(self, task: str, caller: str, until: float) -> None:
+        """A task of this caller is at work until then: what has no address may be about it."""
+        self._callers.outlasts(task, caller, until)
 
     def orphaned(self) -> list[bytes]:
         """Errors to be sent for what was asked in calls that have left the table."""
@@ -272,6 +277,9 @@ class LinkCore(Generic[T]):
             return [Stray("invalid", message.method) if uri is None else Updated(uri, _raw(params))]
         if message.method == methods.CANCELLED:
             return self._withdrawn(params)
+        if message.method == methods.TASK_STATUS:
+            task = envelope.text(params.get("taskId"))
+            return [Stray("invalid", message.method) if task is None else events.TaskTold(task, params)]
         if message.method == methods.ELICITATION_COMPLETE:
             return [self._completed(params)]
         return [Stray("unknown_notification", message.method[:SHOWN])]
@@ -282,15 +290,16 @@ class LinkCore(Generic[T]):
             return [Send(envelope.result(asked.id, _EMPTY))]
         problem = asks.problem(asked, self._capabilities, self.greeting)
         if problem is not None:
-            return _turned_down(asked, problem)
+            return asks.turned_down(asked, problem)
         if self.asks.repeated(asked):
             return [Stray("ask_repeated", asked.method)]  # an answer would look like one to the first
-        call = self._call_of(stream, now)
+        task = tasks.related(asked.params)
+        call = self._call_of(stream, now) if task is None else self._call_about(task, stream)
         if call is None or self._flights[call].caller == OURSELVES:
             idle = all(flight.caller == OURSELVES for flight in self._flights.values())
-            return _turned_down(asked, asks.IDLE if idle else asks.UNATTRIBUTED)
+            return asks.turned_down(asked, asks.unheard(task, idle))
         if self.asks.crowded(call):
-            return _turned_down(asked, asks.EXCESS)
+            return asks.turned_down(asked, asks.EXCESS)
         return [Deliver(self._flights[call].owner, self.asks.add(asked, call))]
 
     def _withdrawn(self, params: dict[str, Raw]) -> list[Received[T]]:
@@ -339,6 +348,11 @@ class LinkCore(Generic[T]):
             return call if self._callers.unhaunted(caller, now) else None
         return call if caller == OURSELVES or self._callers.alone(caller, now) else None
 
+    def _call_about(self, task: str, stream: int | None) -> int | None:
+        """The call in which its client can be asked for a task: the newest about it, or that of the stream."""
+        about = next((call for call in reversed(self._flights) if self._flights[call].task == task), None)
+        return stream if about is None and stream in self._flights else about
+
     # Wreckage --------------------------------------------------------------------------------------------------
 
     def _unreadable(self, data: bytes, stream: int | None, fault: MalformedMessage, now: float) -> list[Received[T]]:
@@ -376,17 +390,6 @@ class LinkCore(Generic[T]):
             return [Unwelcome(f"its answer to initialize cannot be read: {problem}")]
         owner = self.drop(request, now)
         return [] if owner is None else [Broken(owner, problem)]
-
-
-def _turned_down(asked: Request, problem: asks.Problem) -> list[Received[T]]:
-    text = envelope.error(asked.id, problem.code, problem.text)
-    return [Send(text), Stray(problem.reason, asked.method[:SHOWN])]
-
-
-def _with_token(params: dict[str, Raw] | None, token: int) -> dict[str, Raw]:
-    meta = handshake.members((params or {}).get("_meta"))
-    meta["progressToken"] = Raw(b"%d" % token)
-    return {**(params or {}), "_meta": _raw(meta)}
 
 
 def _raw(params: dict[str, Raw]) -> Raw:

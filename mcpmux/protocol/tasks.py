@@ -1,0 +1,178 @@
+"""Tasks on the wire: what a server and a tool say about them, and the task ids inside messages, read and exchanged.
+
+A task is a request that works on after its answer. Revision 2025-11-25 has tasks as an experiment: a client asks for
+one by the param `task` of `tools/call`, gets a `CreateTaskResult`, and comes back for state and result by `tasks/*`.
+Everything else that has to do with a task names it in `_meta`.
+
+Owns the places where task ids stand and nothing else: which id stands for which is `calls/tasks.py`'s. Pure.
+Source: MCP 2025-11-25 basic/utilities/tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from msgspec import DecodeError, Raw, Struct
+from msgspec.json import Decoder
+
+from mcpmux.errors import InvalidRequest, MalformedMessage
+from mcpmux.protocol import envelope
+
+SINCE: Final = "2025-11-25"
+PARAM: Final = "task"  # of tools/call: the client wants a task
+RELATED: Final = "io.modelcontextprotocol/related-task"
+ENDED: Final = frozenset({"completed", "failed", "cancelled"})
+LONGEST_ID: Final = 1024  # characters of an id of a server
+
+
+class Standing(Struct, frozen=True):
+    """What a task says of itself: the server's id, and how long it is kept, in seconds (None: for ever)."""
+
+    id: str
+    status: str
+    life: float | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its state can change no more."""
+        return self.status in ENDED
+
+
+class Announced(Struct, frozen=True):
+    """What of tasks a server can do."""
+
+    calls: bool
+    cancel: bool
+
+
+def announced(capabilities: Mapping[str, Raw]) -> Announced:
+    """What a server said in its greeting."""
+    said = _object(capabilities.get("tasks")) or {}
+    tools = _object((_object(said.get("requests")) or {}).get("tools")) or {}
+    return Announced(_object(tools.get("call")) is not None, _object(said.get("cancel")) is not None)
+
+
+def takes_tasks(tool: bytes) -> bool:
+    """Whether a tool, as its server lists it, may be called as a task."""
+    try:
+        support = _TOOL.decode(tool).execution.taskSupport
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return support in ("optional", "required")
+
+
+def standing(task: Raw | Mapping[str, Raw] | None) -> Standing | None:
+    """What a task object says; None if it is none."""
+    found = task if isinstance(task, Mapping) else _object(task)
+    if found is None:
+        return None
+    task_id, status = envelope.text(found.get("taskId")), envelope.text(found.get("status"))
+    if task_id is None or status is None or len(task_id) > LONGEST_ID:
+        return None
+    return Standing(task_id, status, _seconds(found.get("ttl")))
+
+
+def made(result: Raw) -> Standing | None:
+    """The task in a `CreateTaskResult`; None if the result is none."""
+    found = _object(result)
+    return None if found is None else standing(found.get("task"))
+
+
+def renamed_made(result: Raw, task_id: str) -> Raw:
+    """A `CreateTaskResult` whose task has this id."""
+    found = _object(result) or {}
+    found["task"] = renamed(found["task"], task_id)
+    return Raw(envelope.encode(_related(found, task_id)))
+
+
+def renamed(task: Raw, task_id: str) -> Raw:
+    """A task object, or the result that is one, with this id."""
+    found = {**(_object(task) or {}), "taskId": Raw(envelope.encode(task_id))}
+    return Raw(envelope.encode(_related(found, task_id)))
+
+
+def renamed_params(params: Mapping[str, Raw], task_id: str) -> dict[str, Raw]:
+    """The params of a notification that says how a task stands, with this id."""
+    return _related({**params, "taskId": Raw(envelope.encode(task_id))}, task_id)
+
+
+def marked(result: Raw, task_id: str) -> Raw | None:
+    """The result of `tasks/result`, which must say whose it is; None if that cannot be said in it."""
+    found = _object(result)
+    if found is None:
+        return None
+    meta = {} if "_meta" not in found else _object(found["_meta"])
+    if meta is None:
+        return None
+    meta[RELATED] = _named(task_id)
+    return Raw(envelope.encode({**found, "_meta": meta}))
+
+
+def remarked(params: dict[str, Raw] | None, task_id: str) -> dict[str, Raw] | None:
+    """Params (or a result's members) that name a task in `_meta`, with this id; without one they stay as they are."""
+    return params if params is None else _related(params, task_id)
+
+
+def remarked_raw(raw: Raw, task_id: str) -> Raw:
+    """The same for an object that is still raw."""
+    found = _object(raw)
+    changed = found if found is None else _related(found, task_id)
+    return raw if found is None or changed is None or changed is found else Raw(envelope.encode(changed))
+
+
+def unmarked(params: Mapping[str, Raw]) -> dict[str, Raw]:
+    """Params of a request that names its task itself, without what `_meta` says about it."""
+    found = dict(params)
+    meta = _object(found.pop("_meta", None))
+    if meta:
+        meta.pop(RELATED, None)
+        found["_meta"] = Raw(envelope.encode(meta))
+    return found
+
+
+def related(params: Mapping[str, Raw] | None) -> str | None:
+    """The id of the task that a message says it has to do with."""
+    meta = None if params is None else _object(params.get("_meta"))
+    named = None if meta is None else _object(meta.get(RELATED))
+    return None if named is None else envelope.text(named.get("taskId"))
+
+
+def _related(found: dict[str, Raw], task_id: str) -> dict[str, Raw]:
+    meta = _object(found.get("_meta"))
+    if meta is None or RELATED not in meta:
+        return found
+    return {**found, "_meta": Raw(envelope.encode({**meta, RELATED: _named(task_id)}))}
+
+
+def _named(task_id: str) -> Raw:
+    return Raw(envelope.encode({"taskId": task_id}))
+
+
+class _Execution(Struct):
+    taskSupport: str = "forbidden"
+
+
+class _Tool(Struct):
+    execution: _Execution = msgspec.field(default_factory=_Execution)
+
+
+_TOOL: Final = Decoder(_Tool)
+_NUMBER: Final = Decoder(float)
+
+
+def _seconds(raw: Raw | None) -> float | None:
+    """A number of milliseconds in seconds; what is none, or none that can be, means for ever."""
+    try:
+        found = None if raw is None else _NUMBER.decode(raw)
+    except (DecodeError, UnicodeDecodeError):
+        return None
+    return found / 1000 if found is not None and found >= 0 else None
+
+
+def _object(raw: Raw | None) -> dict[str, Raw] | None:
+    try:
+        return None if raw is None else envelope.members(raw)
+    except (InvalidRequest, MalformedMessage):
+        return None
