@@ -23,6 +23,7 @@ from msgspec import Raw, Struct
 
 from mcpmux.errors import InvalidParams, InvalidRequest, MalformedMessage, MethodUnknown, NotInitialized
 from mcpmux.protocol import abilities, envelope, revisions, tasks
+from mcpmux.protocol.downstream import blocks
 from mcpmux.protocol.envelope import Notification, Reply, Request
 from mcpmux.protocol.events import Ask, Completed, End, Event, Failure, Log, Offered, Progress, Result
 from mcpmux.protocol.methods import (
@@ -197,6 +198,8 @@ class SessionCore:
     def encode(self, admitted: Admission, event: Event) -> bytes | None:
         """The wire bytes of one event of a call; None where this client gets nothing."""
         if isinstance(event, Result):
+            if self.revision < blocks.COMPLETE:
+                return envelope.result(admitted.id, blocks.as_known(admitted.method.name, event.result, self.revision))
             return envelope.result(admitted.id, event.result)
         match event:
             case Failure(code, message, data):
