@@ -21,7 +21,7 @@ from mcpmux.calls import Router
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Gateway
 from mcpmux.errors import AuthorizationMalformed, HttpRefused, MuxError, TokenMissing, TokenRefused
-from mcpmux.faces.entry import JSON, RETRY_AFTER, VERSION, Entry, answer_headers
+from mcpmux.faces.entry import JSON, RETRY_AFTER, Entry, answer_headers
 from mcpmux.faces.oauth import challenge, metadata_url
 from mcpmux.faces.origin import Origins
 from mcpmux.faces.refusal import plainly
@@ -34,7 +34,7 @@ from mcpmux.identity.verifier import Verifier, bearer
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, faults
-from mcpmux.protocol.revisions import MODERN
+from mcpmux.protocol.events import Failure
 
 PlainHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Face = Callable[[Entry], Awaitable[web.StreamResponse]]
@@ -210,11 +210,7 @@ class Application:
         reason = error.reason if isinstance(error, MuxError) else "internal"
         write = self._log.debug if reason == "missing" else self._log.info
         write("request_refused", status=status, reason=reason, method=request.method, request_id=request_id)
-        message_id = getattr(error, "request_id", None)
-        if message_id is None and request.headers.get(VERSION) == MODERN:
-            wire = envelope.unaddressed(failed.code, failed.message, failed.data)
-        else:
-            wire = envelope.error(message_id, failed.code, failed.message, failed.data)
+        wire = _wire(getattr(error, "request_id", None), failed)
         response = web.Response(body=wire, status=status, headers={**headers, "Content-Type": JSON})
         if isinstance(error, HttpRefused) and status == 413:
             response.force_close()
@@ -227,6 +223,16 @@ class Application:
             return challenge(url)
         word = "invalid_token" if isinstance(error, TokenRefused) else "invalid_request"
         return challenge(url, error=word, description=str(error))
+
+
+def _wire(message_id: int | str | None, failed: Failure) -> bytes:
+    """The body of a refusal; without an id if there is none to name.
+
+    Source: MCP 2025-11-25 basic/transports, "Sending Messages to the Server" ("an error response that has no id").
+    """
+    if message_id is None:
+        return envelope.unaddressed(failed.code, failed.message, failed.data)
+    return envelope.error(message_id, failed.code, failed.message, failed.data)
 
 
 def _path(request: web.BaseRequest) -> str:

@@ -181,7 +181,7 @@ def error(request_id: int | str | None, code: int, message: str, data: Raw | byt
 
 
 def unaddressed(code: int, message: str, data: Raw | None = None) -> bytes:
-    """The same for a client of the modern era whose id could not be read: there it is left out, and never null."""
+    """The same over HTTP where the id could not be read: there it is left out, and never null."""
     return error(None, code, message, data).replace(b'"id":null,', b"", 1)
 
 

@@ -65,7 +65,7 @@ async def test_without_a_token_every_endpoint_says_where_its_metadata_is(path: s
     challenge = challenged(answer)
     where = path.removesuffix("/messages").removesuffix("messages") if path.endswith("messages") else path
     assert challenge == f'Bearer resource_metadata="{place.url}/.well-known/oauth-protected-resource{where}"'
-    assert answer.body == b'{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Authentication required"}}'
+    assert answer.body == b'{"jsonrpc":"2.0","error":{"code":-32000,"message":"Authentication required"}}'
     metadata = urlsplit(challenge.split('"')[1])
     document = await answer_to(place.url, get(metadata.path))
     assert json.loads(document.body)["resource"] == place.url + where

@@ -63,9 +63,10 @@ class Wire:
                 return [f"a {self._side.lower()} has no {kind.lower()} {message['method']}"]
             return problems(self.revision, name, message)
         if "error" in message:
-            # The id of an error whose request could not be read is null by JSON-RPC 2.0 section 5, and left out, or not
-            # possible at all, by the schemas. Both are meant for readers; everything else of it is checked.
-            readable = message if message.get("id", 0) is not None else {**message, "id": 0}
+            # An error whose request could not be read has no id over HTTP, and a null one elsewhere (JSON-RPC 2.0,
+            # section 5). Before 2025-11-25 the schemas have no form for either; everything else of it is checked.
+            unread = self.revision < "2025-11-25" and message.get("id") is None
+            readable = {**message, "id": 0} if unread else message
             return problems(self.revision, _error(self.revision, message), readable)
         found = problems(self.revision, _first(self.revision, "JSONRPCResultResponse", "JSONRPCResponse"), message)
         method = self._asked.get(repr(message.get("id")))
