@@ -2,7 +2,8 @@
 
 Each is a program of its own that a test starts as a child process (or mcpmux does): `counter.py` is fast and does
 everything, `faulty.py` misbehaves in one way per mode, `conformance_server.py` speaks all three transports through
-the official SDK, `modern_server.py` (with `modern_http.py`) is a strict one of the modern era.
+the official SDK in the legacy eras, `conformance_modern.py` both eras or one of them, `modern_server.py` (with
+`modern_http.py`) is a strict one of the modern era.
 """
 
 from __future__ import annotations

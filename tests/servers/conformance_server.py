@@ -19,16 +19,17 @@ import json
 import socket
 import warnings
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import mcp_types as types
 import uvicorn
 from mcp.server import Server, ServerRequestContext
 from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.sse import SseServerTransport
-from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp.shared.message import ServerMessageMetadata
+from one_era import Asgi, on_pipes, over_http
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -434,27 +435,27 @@ class Events(EventStore):
         return stream_id
 
 
-def build() -> Server:
-    """The server, not yet on a transport."""
+def build(**others: Any) -> Server:
+    """The server, not yet on a transport; `others` are handlers beside or instead of these."""
     with warnings.catch_warnings():
         # Log levels are gone from 2026-07-28 and asked for by 2025-11-25.
         warnings.simplefilter("ignore", MCPDeprecationWarning)
-        return Server(
-            "conformance",
-            version="1.0.0",
-            instructions="Everything that the conformance suite asks for.",
-            on_list_tools=list_tools,
-            on_call_tool=call_tool,
-            on_list_resources=list_resources,
-            on_list_resource_templates=list_templates,
-            on_read_resource=read_resource,
-            on_subscribe_resource=subscribe,
-            on_unsubscribe_resource=unsubscribe,
-            on_list_prompts=list_prompts,
-            on_get_prompt=get_prompt,
-            on_completion=complete,
-            on_set_logging_level=set_level,
-        )
+        handlers = {
+            "on_list_tools": list_tools,
+            "on_call_tool": call_tool,
+            "on_list_resources": list_resources,
+            "on_list_resource_templates": list_templates,
+            "on_read_resource": read_resource,
+            "on_subscribe_resource": subscribe,
+            "on_unsubscribe_resource": unsubscribe,
+            "on_list_prompts": list_prompts,
+            "on_get_prompt": get_prompt,
+            "on_completion": complete,
+            "on_set_logging_level": set_level,
+            **others,
+        }
+        instructions = "Everything that the conformance suite asks for."
+        return Server("conformance", version="1.0.0", instructions=instructions, **handlers)
 
 
 def sse_app(server: Server) -> Starlette:
@@ -470,17 +471,11 @@ def sse_app(server: Server) -> Starlette:
     return Starlette(routes=[Route("/sse", endpoint=stream), Mount("/messages/", app=transport.handle_post_message)])
 
 
-def serve_http(app: Starlette, port: int, path: str) -> None:
+def serve_http(app: Asgi, port: int, path: str) -> None:
     """Listen on loopback, say where on stdout, serve until a signal."""
     listening = socket.create_server(("127.0.0.1", port))
     print(json.dumps({"url": f"http://127.0.0.1:{listening.getsockname()[1]}{path}"}), flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
-
-
-async def serve_stdio(server: Server) -> None:
-    """Serve one client on stdin and stdout until its input ends."""
-    async with stdio_server() as (reader, writer):
-        await server.run(reader, writer, server.create_initialization_options(NotificationOptions()))
 
 
 def main() -> None:
@@ -494,11 +489,12 @@ def main() -> None:
     match chosen.transport:
         case "http":
             # 100 ms: how soon the suite comes back for the rest of `test_reconnection`.
-            serve_http(server.streamable_http_app(event_store=Events(), retry_interval=100), chosen.port, "/mcp")
+            app = server.streamable_http_app(event_store=Events(), retry_interval=100)
+            serve_http(over_http(app, "legacy"), chosen.port, "/mcp")
         case "sse":
             serve_http(sse_app(server), chosen.port, "/sse")
         case _:
-            asyncio.run(serve_stdio(server))
+            asyncio.run(on_pipes(server, "legacy"))
 
 
 if __name__ == "__main__":

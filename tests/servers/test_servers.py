@@ -140,3 +140,16 @@ async def test_the_conformance_server_speaks_stdio() -> None:
     server = StdioServerParameters(command=sys.executable, args=[str(HERE / "conformance_server.py"), "stdio"])
     async with Client(stdio_client(server)) as client:
         assert len((await client.list_prompts()).prompts) == 4
+
+
+@pytest.mark.parametrize(
+    ("era", "revision"), [("dual", "2026-07-28"), ("modern", "2026-07-28"), ("legacy", "2025-11-25")]
+)
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_the_modern_conformance_server_speaks_one_era_or_both(transport: str, era: str, revision: str) -> None:
+    with listening("http", program="conformance_modern", arguments=["--era", era]) as (url, _):
+        command = [str(HERE / "conformance_modern.py"), "stdio", "--era", era]
+        place = url if transport == "http" else StdioServerParameters(command=sys.executable, args=command)
+        async with Client(place) as client:
+            assert client.protocol_version == revision
+            assert len((await client.list_tools()).tools) == 28
