@@ -1,0 +1,37 @@
+"""What is not built yet, each with its reason: the matrix fails when one of these works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.matrix.run import Cell
+from tests.schemas import MODERN
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Some cells, and why they are as they are."""
+
+    reason: str
+    features: tuple[str, ...]
+    where: Callable[[Cell], bool]
+
+
+ASKS = ("elicitation by form", "elicitation by URL", "sampling", "sampling with tools", "roots")
+
+MISSING: tuple[Missing, ...] = (
+    Missing(
+        "What a server asks in the middle of a call is not bridged to clients of 2026-07-28 yet.",
+        ASKS,
+        lambda cell: cell.exists and cell.revision == MODERN,
+    ),
+)
+
+
+def reason_of(cell: Cell) -> str | None:
+    """Why this cell need not work."""
+    for one in MISSING:
+        if cell.feature in one.features and one.where(cell):
+            return one.reason
+    return None
