@@ -33,7 +33,7 @@ from mcpmux.observe.metrics import ServerMetrics
 from mcpmux.protocol import envelope
 from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Opening, TaskTold, Updated
 from mcpmux.protocol.methods import ROOTS_CHANGED
-from mcpmux.protocol.upstream import Core, Greeting
+from mcpmux.protocol.upstream import Core, Greeting, received
 from mcpmux.protocol.upstream.attribution import OURSELVES
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Headers, Received, Send, Stray, Unwelcome
 
@@ -77,9 +77,9 @@ class Link:
     """One connection; see the module."""
 
     __slots__ = (
-        "_changed", "_core", "_greeted", "_hold", "_seats", "_throttle", "_transport", "doubted", "draining",
+        "_changed", "_core", "_greeted", "_hold", "_seats", "_throttle", "_timer", "_transport", "doubted", "draining",
         "greeting", "heard", "key", "life", "loop", "lost", "metrics", "pongs", "refused", "replaced", "stirred",
-        "unanswered",
+        "unanswered", "unwelcome",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,7 @@ class Link:
         self.greeting: Greeting | None = None
         self.lost: str | None = None
         self.refused = False  # it ended because the server does not want us
+        self.unwelcome = False  # it ended because of what was answered to the greeting
         self.replaced = False  # it ended because we want another in its place; the server did nothing wrong
         self.heard = self.loop.time()  # when it last said anything
         self.unanswered = 0  # calls given up since then
@@ -110,6 +111,7 @@ class Link:
         self._changed = changed
         self._transport: Transport | None = None
         self._greeted: asyncio.Future[Greeted] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # when the core wants to be asked again
         self._throttle = Throttle(self.loop, self._say_held_back)
 
     @property
@@ -142,7 +144,10 @@ class Link:
         except BaseException:
             self._seats.give_back()
             raise
-        transport.send(wire, exchange.id, headers)
+        if wire:
+            transport.send(wire, exchange.id, headers)
+        else:
+            self._act_all(self._core.due())
         return exchange
 
     def serves(self, method: str) -> bool:
@@ -160,9 +165,10 @@ class Link:
 
     # For its owner ---------------------------------------------------------------------------------------------
 
-    async def greet(self, transport: Transport) -> None:
+    async def greet(self, transport: Transport, patience: float | None = None) -> None:
         """Make the connection ready for calls; also again, after the server has lost our session.
 
+        `patience`: seconds of silence after which the core may try something else besides.
         Raises: LinkFailed.
         """
         self._transport = transport
@@ -170,12 +176,15 @@ class Link:
             # The server can be gone before it was greeted.
             raise LinkFailed(self.lost, refused=self.refused)
         self._greeted = self.loop.create_future()
+        hurry = None if patience is None else self.loop.call_later(patience, self._hurry)
         try:
             request, wire, headers = self._core.greet()
             transport.send(wire, request, headers)
             welcome = await self._greeted
         finally:
             self._greeted = None
+            if hurry is not None:
+                hurry.cancel()
         await transport.confirm(welcome.wire, welcome.greeting.protocol_version)
         self.greeting = welcome.greeting
 
@@ -205,6 +214,8 @@ class Link:
             exchange.put_error(error or LinkLost(self.key.server))
         self._settle()
         self._throttle.close()
+        if self._timer is not None:
+            self._timer.cancel()
         self.stirred.set()
 
     # For its transport -----------------------------------------------------------------------------------------
@@ -222,8 +233,7 @@ class Link:
     def receive_oversized(self, head: bytes, tail: bytes, size: int, stream: int | None = None) -> None:
         """A message over the limit came by; only its ends were kept."""
         log.warning("message_oversized", server=self.key.server, bytes=size)
-        for found in self._core.oversized(head, tail, stream, self.loop.time()):
-            self._act(found)
+        self._act_all(self._core.oversized(head, tail, stream, self.loop.time()))
 
     def fail(self, request: int, error: UpstreamError, problem: str) -> None:
         """The answer to `request` cannot come: its call gets `error`, or if it was our greeting the link ends."""
@@ -237,13 +247,15 @@ class Link:
                 # The request was lost on its way or at work: what the server still says of it must meet nobody.
                 self._replace(problem)
             exchange.put_error(error)
+        else:
+            self._act_all(self._core.due())
 
     def waits_for(self, request: int) -> bool:
         """Whether anybody still waits for the answer to `request`."""
         return self._core.waits_for(request)
 
     def is_greeting(self, request: int | None) -> bool:
-        """Whether `request` is our `initialize`."""
+        """Whether `request` is our greeting."""
         return request is not None and self._core.is_greeting(request)
 
     def doubt(self) -> None:
@@ -289,14 +301,17 @@ class Link:
 
     def answer(self, exchange: Exchange, ask: int, answer: End) -> None:
         """Answer what the server asked in this call, if it still waits for that."""
-        for found in self._core.answer(exchange.id, ask, answer):
-            self._act(found)
+        self._act_all(self._core.answer(exchange.id, ask, answer))
 
     def overflowed(self, exchange: Exchange) -> None:
         """The exchange's reader is slow, and an event was dropped."""
         self.metrics.message_stray("overflow")
         if exchange.dropped == 1:
             log.warning("events_dropped", server=self.key.server, request=exchange.id)
+
+    def _act_all(self, found: list[Received[Exchange]]) -> None:
+        for one in found:
+            self._act(one)
 
     def _act(self, found: Received[Exchange]) -> None:
         match found:
@@ -306,15 +321,33 @@ class Link:
                 owner.put_error(UpstreamBroken(self.key.server, problem))
             case Send(wire, request, headers):
                 self._send(wire, request, headers)
+            case received.Resend(owner, wire, request, headers):
+                owner.id = request
+                self._send(wire, request, headers)
+            case received.Unread(request):
+                if self._transport is not None:
+                    self._transport.forget(request)
+            case received.Later(seconds):
+                self._timer = self.loop.call_later(seconds, self._resume)
             case Stray():
                 self._strayed(found)
             case Greeted():
+                self._core = self._core.settled()
                 if self._greeted is not None and not self._greeted.done():
                     self._greeted.set_result(found)
             case Unwelcome(problem):
+                self.unwelcome = True
                 self.end(problem)
+            case received.Outdated():
+                self.end("it is of another era than it was greeted in")
             case Changed() | Updated() | Completed() | TaskTold():
                 self._changed(found)
+
+    def _resume(self) -> None:
+        self._act_all(self._core.resume())
+
+    def _hurry(self) -> None:
+        self._act_all(self._core.hurry())
 
     def _answer_orphans(self) -> None:
         for wire in self._core.orphaned():

@@ -27,6 +27,7 @@ from mcpmux.links.changes import (
     StateChanged,
     TaskChanged,
 )
+from mcpmux.links.eras import Eras
 from mcpmux.links.fleet import Fleet, Listener
 from mcpmux.links.link import Link
 from mcpmux.links.pooled import Pooled
@@ -72,9 +73,9 @@ class Pool(Listener):
 
     __slots__ = ("_at_work", "_closing", "_done", "_feeds", "_fittings", "_ground", "_scoped", "_seats", "_tasks")
 
-    def __init__(self, ground: Surroundings) -> None:
+    def __init__(self, ground: Surroundings, eras: Eras | None = None) -> None:
         self._ground = ground
-        self._fittings = Fittings(ground, Starts(ground.limits.starts))
+        self._fittings = Fittings(ground, Starts(ground.limits.starts), eras or Eras())
         self._seats: dict[str, _Seat] = {}
         self._scoped: set[str] = set()  # servers that have links for scopes, or had until now
         self._at_work: set[Fleet] = set()  # those of which something may run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from mcpmux.links.eras import era_of
 from mcpmux.links.fleet import Fleet
 from mcpmux.links.supervisor import Supervisor
 
@@ -55,7 +56,7 @@ def status_of(fleet: Fleet) -> ServerStatus:
         state=chief.state,
         reason=fleet.reason,
         missing=server.missing,
-        era=None if greeting is None else "legacy",
+        era=None if greeting is None else era_of(greeting.protocol_version),
         revision=None if greeting is None else greeting.protocol_version,
         pid=None if link is None else link.pid,
         restarts=sum(each.restarts for each in links),

@@ -137,7 +137,8 @@ class StdioTransport:
 
     async def confirm(self, wire: bytes, _revision: str) -> None:
         """A pipe keeps the order by itself."""
-        self.send(wire, None)
+        if wire:
+            self.send(wire, None)
 
     def forget(self, _request: int) -> None:
         """Nothing is held per request."""

@@ -22,6 +22,7 @@ from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import LinkFailed, ServerEnded, ServerUnavailable
 from mcpmux.links import health, process, sse, states, stdio, streamable
 from mcpmux.links.backoff import Backoff, Retry
+from mcpmux.links.eras import LEGACY, Era, Eras, era_of
 from mcpmux.links.exchange import Exchange
 from mcpmux.links.link import Link, Transport
 from mcpmux.links.seats import Seats
@@ -31,10 +32,12 @@ from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
 from mcpmux.protocol.events import News
-from mcpmux.protocol.upstream import Core, LinkCore
+from mcpmux.protocol.upstream import Core, LinkCore, ModernCore, ProbeCore
 
 START_LIMIT: Final = 60.0  # seconds
 INSTALL_LIMIT: Final = 180.0  # the same for npx and uvx, which may have to fetch the server first
+PROBE_LIMIT: Final = 2.0  # seconds for a server of which nothing is known to answer `server/discover` alone
+SILENT_LIMIT: Final = 10.0  # seconds for it to answer that or `initialize`; then it is started again without the first
 
 log = logger("links")
 
@@ -55,14 +58,16 @@ class Fittings:
 
     ground: Surroundings
     starts: Starts
+    eras: Eras
 
 
 class Supervisor:
     """The owner of the link behind one `LinkKey`, for one version of its server's config."""
 
     __slots__ = (
-        "_backoff", "_drain_until", "_ground", "_link", "_next_try", "_owner", "_retiring", "_starts", "_task",
-        "_turn", "attempts", "client", "key", "reason", "seats", "server", "since", "state", "stumbled", "wanted",
+        "_backoff", "_drain_until", "_eras", "_ground", "_guess", "_link", "_next_try", "_owner", "_retiring",
+        "_starts", "_task", "_turn", "attempts", "client", "key", "reason", "seats", "server", "since", "state",
+        "stumbled", "wanted",
     )  # fmt: skip
 
     def __init__(self, key: LinkKey, server: Server, seats: Seats, fittings: Fittings, owner: Owner) -> None:
@@ -78,6 +83,8 @@ class Supervisor:
         self.wanted = False  # a call waits for it
         self._ground = fittings.ground
         self._starts = fittings.starts
+        self._eras = fittings.eras
+        self._guess: Era | None = None  # what the last attempt suggests
         self._owner = owner
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
@@ -177,7 +184,9 @@ class Supervisor:
         metrics = self._ground.metrics.server(self.server.id)
         if self.attempts > 1:
             metrics.link_restarted()
-        life = _Life(Link(self.key, self._core(), self.seats, metrics, lambda what: self._owner.noticed(self, what)))
+        known = self._guess or await self._eras.of(self.server)
+        core = self._core(known)
+        life = _Life(Link(self.key, core, self.seats, metrics, lambda what: self._owner.noticed(self, what)), known)
         try:
             await self._live(life)
         except LinkFailed as exc:
@@ -189,16 +198,31 @@ class Supervisor:
         finally:
             life.link.end("it was ended by mcpmux")
             self._link = None
+        if life.ready_at is None and life.transport is not None and not self._retiring:
+            await self._suspect_era(life)
         return self._conclude(life)
 
-    def _core(self) -> Core[Exchange]:
-        return LinkCore(
-            streamed=self.server.transport == "http",
-            version=self._ground.version,
-            lent=self.seats.lent,
-            own=self.client is not None,
+    def _core(self, era: Era | None) -> Core[Exchange]:
+        streamed, version = self.server.transport == "http", self._ground.version
+        lent, own = self.seats.lent, self.client is not None
+        legacy: Core[Exchange] = LinkCore(
+            streamed=streamed,
+            version=version,
+            lent=lent,
+            own=own,
             capabilities=OF_NOBODY if self.client is None else self.client,
         )
+        if era == LEGACY:
+            return legacy
+        return ProbeCore(ModernCore[Exchange](streamed=streamed, version=version, lent=lent, own=own), legacy)
+
+    async def _suspect_era(self, life: _Life) -> None:
+        """The server was not greeted. If that may be because of the era, the next attempt tries another one."""
+        self._guess = None
+        if life.link.unwelcome or life.known not in (None, LEGACY):
+            await self._eras.forget(self.server)
+        elif life.known is None and self.server.transport == "stdio":
+            self._guess = LEGACY  # it died of the question, or is still silent because of it
 
     async def _live(self, life: _Life) -> None:
         """Start, greet, watch, drain; on return nothing of the link is left."""
@@ -213,6 +237,7 @@ class Supervisor:
                 if link.lost is None:
                     self._link, life.ready_at = link, link.loop.time()
                     self._became_ready(link, life)
+                    await self._learn_era(link)
                     await health.watch(link, self._suspected, self._cleared)
                     await self._after_watch(link)
         finally:
@@ -221,14 +246,23 @@ class Supervisor:
     async def _greet(self, life: _Life, transport: Transport) -> None:
         """Afterwards the link is ready, or lost with a reason."""
         limit = INSTALL_LIMIT if process.installs(self.server) else START_LIMIT
+        patience = {None: PROBE_LIMIT, LEGACY: None}.get(life.known, SILENT_LIMIT)
+        if life.known is None and self.server.transport == "stdio" and not process.installs(self.server):
+            limit = min(limit, PROBE_LIMIT + SILENT_LIMIT)
         try:
             async with asyncio.timeout(limit):
-                await life.link.greet(transport)
+                await life.link.greet(transport, patience)
         except TimeoutError:
-            life.slow = True
-            life.link.end(f"did not answer initialize within {limit:g} s")
+            life.slow = limit >= START_LIMIT
+            asked = "initialize" if life.known == LEGACY else "server/discover or initialize"
+            life.link.end(f"did not answer {asked} within {limit:g} s")
         except LinkFailed as exc:
             life.link.end(str(exc), refused=exc.refused)
+
+    async def _learn_era(self, link: Link) -> None:
+        self._guess = None
+        if link.greeting is not None:
+            await self._eras.found(self.server, era_of(link.greeting.protocol_version))
 
     async def _after_watch(self, link: Link) -> None:
         if link.lost is not None:
@@ -310,6 +344,7 @@ class _Life:
     """One attempt: its link, and how far it came."""
 
     link: Link
+    known: Era | None  # how the server is greeted; None: in either way
     transport: Transport | None = None
     ready_at: float | None = None
     slow: bool = False  # the start took all the time that it was given

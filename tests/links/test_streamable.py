@@ -29,6 +29,7 @@ from tests.links.harness import (
 )
 from tests.links.servers.http_server import Json, StreamableServer, begun, reply, say, streamable_server
 
+GREETINGS = ("server/discover", "initialize")
 NOTE: Json = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "working"}}
 
 
@@ -52,16 +53,17 @@ async def test_a_session_is_opened_used_and_ended(tmp_path: Path) -> None:
             assert await call(link, "echo") == "did tools/call"
         rpcs = [(method, rpc) for method, rpc, _ in server.seen if method != "GET"]
         assert rpcs == [
+            ("POST", "server/discover"),
             ("POST", "initialize"),
             ("POST", "notifications/initialized"),
             ("POST", "tools/call"),
             ("DELETE", None),
         ]
-        assert [session for method, rpc, session in server.seen if rpc != "initialize"] == ["session-1"] * 4
+        assert [session for method, rpc, session in server.seen if rpc not in GREETINGS] == ["session-1"] * 4
         assert all(headers["Authorization"] == "Bearer s3cret" for headers in server.headers)
         versions = [headers.get("MCP-Protocol-Version") for headers in server.headers]
-        assert versions[0] is None
-        assert set(versions[1:]) == {"2025-11-25"}
+        assert versions[:2] == ["2026-07-28", None]
+        assert set(versions[2:]) == {"2025-11-25"}
 
 
 async def test_what_comes_on_the_stream_of_a_call_belongs_to_that_call(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from mcpmux.protocol.upstream.core import Core as Core
 from mcpmux.protocol.upstream.legacy import LinkCore as LinkCore
+from mcpmux.protocol.upstream.modern import ModernCore as ModernCore
+from mcpmux.protocol.upstream.probe import ProbeCore as ProbeCore
 from mcpmux.protocol.upstream.received import Greeting as Greeting
 
-__all__ = ["Core", "Greeting", "LinkCore"]
+__all__ = ["Core", "Greeting", "LinkCore", "ModernCore", "ProbeCore"]

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Final, Protocol, TypeVar
 
+from msgspec import Raw
+
+from mcpmux.protocol import envelope, methods
 from mcpmux.protocol.envelope import Reply
 from mcpmux.protocol.events import End, Failure, Opening, Result
 from mcpmux.protocol.upstream.received import Broken, Deliver, Headers, Received
@@ -46,7 +49,7 @@ class Core(Protocol[T]):
         """Whether the greeting told the server of this capability of a client."""
 
     def open(self, opening: Opening, owner: T) -> Sent:
-        """Begin a call."""
+        """Begin a call; without wire bytes there is nothing to send for it, and `due()` says what to do instead."""
 
     def cancel(self, request: int, reason: str, now: float) -> bytes | None:
         """Give up a call: the notification to send, or None if it is not in flight (any more)."""
@@ -56,6 +59,18 @@ class Core(Protocol[T]):
 
     def answer(self, call: int, ask: int, answer: End) -> list[Received[T]]:
         """Take a client's answer to what the server asked in this call; nothing if nobody waits for it (any more)."""
+
+    def due(self) -> list[Received[T]]:
+        """What else is to be done after a request without wire bytes, or a `drop()`."""
+
+    def resume(self) -> list[Received[T]]:
+        """The time of a `Later` has come."""
+
+    def hurry(self) -> list[Received[T]]:
+        """The greeting has not been answered for long: what else can be tried."""
+
+    def settled(self) -> Core[T]:
+        """The core that goes on from the greeting."""
 
     def orphaned(self) -> list[bytes]:
         """Errors to be sent for what was asked in calls that have left the table."""
@@ -77,6 +92,12 @@ class Core(Protocol[T]):
 
     def oversized(self, head: bytes, tail: bytes, stream: int | None, now: float) -> list[Received[T]]:
         """A message over the limit came by and was thrown away; only its ends are known."""
+
+
+def cancelled(request: int, reason: str) -> bytes:
+    """The notification that nobody waits for the answer to `request` any more."""
+    said = {"requestId": Raw(b"%d" % request), "reason": Raw(envelope.encode(reason))}
+    return envelope.notification(methods.CANCELLED, said)
 
 
 def ending(owner: T, reply: Reply) -> Received[T]:

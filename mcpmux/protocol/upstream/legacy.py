@@ -33,12 +33,12 @@ from mcpmux.protocol.upstream import asks, wreckage
 from mcpmux.protocol.upstream import greeting as handshake
 from mcpmux.protocol.upstream.asks import Asks
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
-from mcpmux.protocol.upstream.core import Sent, ending
+from mcpmux.protocol.upstream.core import Sent, cancelled, ending
 from mcpmux.protocol.upstream.plain import plain_answer
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Greeting, Received, Send, Stray, T, Unwelcome
+from mcpmux.protocol.upstream.wreckage import SHOWN, Wreck, shown
 
 FIRST_ID: Final = 1001  # small numbers turn up in what servers write by mistake
-SHOWN: Final = 500  # characters of a stray message that the log may have
 _PING: Final = "ping"
 _INITIALIZE: Final = "initialize"
 _EMPTY: Final = b"{}"
@@ -128,8 +128,7 @@ class LinkCore(Generic[T]):
             self._checks.pop(request, None)
             return None
         self._callers.haunted(request, flight.caller, now)
-        said = {"requestId": Raw(b"%d" % request), "reason": Raw(envelope.encode(reason))}
-        return envelope.notification(methods.CANCELLED, said)
+        return cancelled(request, reason)
 
     def drop(self, request: int, now: float) -> T | None:
         """Take a call out whose answer cannot come any more, without telling the server; None if it is not there."""
@@ -143,6 +142,16 @@ class LinkCore(Generic[T]):
         """What to send of a client's answer to what the server asked in this call."""
         wire = self.asks.answer(call, ask, answer)
         return [] if wire is None else [Send(wire)]
+
+    def due(self) -> list[Received[T]]:
+        """Nothing is ever left to be done."""
+        return []
+
+    resume = hurry = due
+
+    def settled(self) -> LinkCore[T]:
+        """This one."""
+        return self
 
     def outlasts(self, task: str, caller: str, until: float) -> None:
         """A task of this caller is at work until then: what has no address may be about it."""
@@ -181,7 +190,9 @@ class LinkCore(Generic[T]):
             message = plain_answer(data) or envelope.parse(data)
         except MalformedMessage as exc:
             again = wreckage.mended(data)
-            return self._unreadable(data, stream, exc, now) if again is None else self.receive(again, stream, now)
+            if again is not None:
+                return self.receive(again, stream, now)
+            return self._wrecked(wreckage.unreadable(data, stream, exc, self._only_one()), now)
         except InvalidRequest as exc:
             return self._invalid(data, stream, exc, now)
         if isinstance(message, Reply):
@@ -192,7 +203,8 @@ class LinkCore(Generic[T]):
 
     def oversized(self, head: bytes, tail: bytes, stream: int | None, now: float) -> list[Received[T]]:
         """A message over the limit came by and was thrown away; only its ends are known."""
-        return self._wrecked((head, tail), stream, ("oversized", "it is too large"), now)
+        why = ("oversized", "it is too large")
+        return self._wrecked(wreckage.remains((head, tail), stream, why, self._only_one()), now)
 
     # Answers ---------------------------------------------------------------------------------------------------
 
@@ -330,7 +342,7 @@ class LinkCore(Generic[T]):
         if level not in methods.LOG_LEVELS:
             return Stray("invalid", methods.MESSAGE)
         if call is None:
-            return Stray("unattributed", _shown(envelope.encode(params)))
+            return Stray("unattributed", shown(envelope.encode(params)))
         return Deliver(self._flights[call].owner, Log(level, _raw(params)))
 
     def _call_of(self, stream: int | None, now: float) -> int | None:
@@ -355,34 +367,14 @@ class LinkCore(Generic[T]):
 
     # Wreckage --------------------------------------------------------------------------------------------------
 
-    def _unreadable(self, data: bytes, stream: int | None, fault: MalformedMessage, now: float) -> list[Received[T]]:
-        if data.lstrip()[:1] not in (b"{", b"[") and stream is None:
-            # An installer's chatter, a forgotten print.
-            return [Stray("not_json", _shown(data))]
-        ends = data[: wreckage.EDGE], data[-wreckage.EDGE :]
-        return self._wrecked(ends, stream, ("malformed", str(fault)), now)
-
     def _invalid(self, data: bytes, stream: int | None, fault: InvalidRequest, now: float) -> list[Received[T]]:
         if b"null" in data and (reply := wreckage.with_null(data)) is not None:
             return [self._replied(reply, stream, now)]
-        strays: list[Received[T]] = [Stray("invalid", _shown(data) or str(fault))]
-        meant = fault.request_id
-        # A program's own JSON log on stdout may have an `id` as well.
-        if not isinstance(meant, int) or b'"method"' in data or not (b'"jsonrpc"' in data or not data):
-            return strays
-        return strays + self._spoiled(meant, str(fault), now)
+        return self._wrecked(wreckage.invalid(data, fault), now)
 
-    def _wrecked(
-        self, ends: tuple[bytes, bytes], stream: int | None, why: tuple[str, str], now: float
-    ) -> list[Received[T]]:
-        """What is known of a message of which only the ends can be read; `why`: the reason word, and the problem."""
-        head, tail = ends
-        reason, problem = why
-        meant = wreckage.answered(head, tail)
-        if meant is None and (stream is not None or wreckage.is_answer(head)):
-            meant = stream if stream is not None else self._only_one()
-        strays: list[Received[T]] = [Stray(reason, _shown(head))]
-        return strays if meant is None else strays + self._spoiled(meant, problem, now)
+    def _wrecked(self, wreck: Wreck, now: float) -> list[Received[T]]:
+        strays: list[Received[T]] = [Stray(wreck.reason, wreck.text)]
+        return strays if wreck.meant is None else strays + self._spoiled(wreck.meant, wreck.problem, now)
 
     def _spoiled(self, request: int, problem: str, now: float) -> list[Received[T]]:
         if self.is_greeting(request):
@@ -394,7 +386,3 @@ class LinkCore(Generic[T]):
 
 def _raw(params: dict[str, Raw]) -> Raw:
     return Raw(envelope.encode(params))
-
-
-def _shown(data: bytes) -> str:
-    return data[:SHOWN].decode("utf-8", "replace")

@@ -62,6 +62,31 @@ class Unwelcome(Struct, frozen=True):
     problem: str
 
 
+class Resend(Struct, Generic[T], frozen=True):
+    """The call of `owner` goes up once more, as `request`: that is its id from now on."""
+
+    owner: T
+    wire: bytes
+    request: int
+    headers: Headers | None = None
+
+
+class Unread(Struct, frozen=True):
+    """Nobody waits for the answer to `request` any more: its stream, where it has one, can be closed."""
+
+    request: int
+
+
+class Later(Struct, frozen=True):
+    """The core wants to be asked by `resume()` in so many seconds."""
+
+    seconds: float
+
+
+class Outdated(Struct, frozen=True):
+    """The server does not speak the era that it was greeted in."""
+
+
 class Stray(Struct, frozen=True):
     """A message that is nobody's; `reason` is a closed word, `text` a bounded part of it for the log."""
 
@@ -69,4 +94,4 @@ class Stray(Struct, frozen=True):
     text: str = ""
 
 
-Received = Deliver[T] | Broken[T] | Send | Greeted | Unwelcome | Stray | News
+Received = Deliver[T] | Broken[T] | Send | Resend[T] | Unread | Later | Greeted | Unwelcome | Outdated | Stray | News

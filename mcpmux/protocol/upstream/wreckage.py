@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from msgspec import Struct
+
 from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import envelope
 from mcpmux.protocol.envelope import Reply
 
+SHOWN: Final = 500  # characters of a stray message that the log may have
 EDGE: Final = 512  # bytes at either end that are looked at
 MENDABLE: Final = 1024 * 1024  # bytes; mending looks at every escape, and the loop has other servers to serve
 
@@ -26,6 +29,47 @@ _LAST_ID: Final = re.compile(rb',\s*"id"\s*:\s*([0-9]{1,18})\s*(?:,\s*"jsonrpc"\
 _ANSWER: Final = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"(?:result|error)"\s*:')
 _ASKING: Final = re.compile(rb'"method"\s*:')
 _NULL: Final = b"null"
+
+
+class Wreck(Struct, frozen=True):
+    """What is known of it: a closed word and a part for the log, whose answer it was, and what is wrong with that."""
+
+    reason: str
+    text: str
+    meant: int | None = None
+    problem: str = ""
+
+
+def unreadable(data: bytes, stream: int | None, fault: MalformedMessage, only: int | None) -> Wreck:
+    """A text that is no JSON, or not well-formed. `only`: the one call in flight, if there is just one."""
+    if data.lstrip()[:1] not in (b"{", b"[") and stream is None:
+        # An installer's chatter, a forgotten print.
+        return Wreck("not_json", shown(data))
+    ends = data[:EDGE], data[-EDGE:]
+    return remains(ends, stream, ("malformed", str(fault)), only)
+
+
+def invalid(data: bytes, fault: InvalidRequest) -> Wreck:
+    """JSON that is no message."""
+    text, meant = shown(data) or str(fault), fault.request_id
+    # A program's own JSON log on stdout may have an `id` as well.
+    if not isinstance(meant, int) or b'"method"' in data or not (b'"jsonrpc"' in data or not data):
+        return Wreck("invalid", text)
+    return Wreck("invalid", text, meant, str(fault))
+
+
+def remains(ends: tuple[bytes, bytes], stream: int | None, why: tuple[str, str], only: int | None) -> Wreck:
+    """A message of which only the ends can be read; `why`: the reason word, and the problem."""
+    head, tail = ends
+    meant = answered(head, tail)
+    if meant is None and (stream is not None or is_answer(head)):
+        meant = stream if stream is not None else only
+    return Wreck(why[0], shown(head), meant, why[1])
+
+
+def shown(data: bytes) -> str:
+    """As much of it as the log may have."""
+    return data[:SHOWN].decode("utf-8", "replace")
 
 
 def mended(data: bytes) -> bytes | None:

@@ -1,0 +1,227 @@
+"""Listening: the one `subscriptions/listen` of a modern link, for what changes in its server's lists and resources.
+
+Who wants to hear of a resource comes here with what once was `resources/subscribe`, and is answered when the server has
+acknowledged. A subscription cannot be changed, so another set of resources is another subscription: it is begun, and
+when the server has acknowledged it the former one is ended. What comes counts only from the one that is acknowledged.
+At most one is begun at a time; what is wanted meanwhile goes into the next.
+
+A subscription that the server ends is begun again, after ever longer pauses. What was missed in between nobody knows:
+so all lists count as changed then.
+
+Source: MCP 2026-07-28 basic/patterns/subscriptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Generic
+
+import msgspec
+from msgspec import Raw
+
+from mcpmux.protocol import envelope, methods
+from mcpmux.protocol.events import Changed, Failure, Offered, Result, Updated
+from mcpmux.protocol.upstream.greeting import members
+from mcpmux.protocol.upstream.received import Deliver, Later, Received, Send, Stray, T
+
+SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
+RESOURCES: Final = "resourceSubscriptions"
+
+FIRST_PAUSE: Final = 1.0  # seconds
+LONGEST_PAUSE: Final = 60.0
+STEADY_AFTER: Final = 30.0  # a subscription that lasted this long is begun again without a long pause
+
+INVALID_PARAMS: Final = -32602
+METHOD_NOT_FOUND: Final = -32601
+UNHEARD: Final = Failure(INVALID_PARAMS, "The server does not tell of changes of this resource")
+
+_EMPTY: Final = Result(Raw(b"{}"))
+_TEXTS: Final = msgspec.json.Decoder(list[str])
+# By capability: the member of the filter, and which lists it is about.
+_LISTS: Final[Mapping[str, tuple[str, tuple[Offered, ...]]]] = {
+    "tools": ("toolsListChanged", (Offered.TOOLS,)),
+    "prompts": ("promptsListChanged", (Offered.PROMPTS,)),
+    "resources": ("resourcesListChanged", (Offered.RESOURCES, Offered.TEMPLATES)),
+}
+
+
+class Listening(Generic[T]):
+    """See the module. `begin` makes the request of a filter, `end` what ends a subscription; both send nothing."""
+
+    __slots__ = ("_asked", "_begin", "_end", "_failures", "_gap", "_lists", "_off", "_open", "_resting", "_sent",
+                 "_since", "_waiting", "_wanted")  # fmt: skip
+
+    def __init__(self, begin: Callable[[dict[str, object]], Send], end: Callable[[int], Received[T]]) -> None:
+        self._begin = begin
+        self._end = end
+        self._lists: tuple[str, ...] = ()
+        self._wanted: dict[str, None] = {}  # URIs, in order
+        self._asked: frozenset[str] = frozenset()  # those of the newest subscription
+        self._open = 0  # the subscription that the server has acknowledged
+        self._sent = 0  # the one that it has not
+        self._waiting: dict[int, tuple[str, T]] = {}  # by call: the URI, and whose call it is
+        self._since = 0.0  # when the open one was acknowledged
+        self._failures = 0
+        self._gap = False  # something may have been missed
+        self._resting = False
+        self._off = False  # the server does not know subscriptions
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for an acknowledgement."""
+        return len(self._waiting)
+
+    def is_mine(self, request: int) -> bool:
+        """Whether `request` is a subscription that lasts."""
+        return bool(request) and request in (self._open, self._sent)
+
+    def greeted(self, capabilities: Mapping[str, Raw]) -> list[Received[T]]:
+        """The server said what it has: listen to what changes of its own accord."""
+        self._lists = tuple(name for name in _LISTS if _is_true(members(capabilities.get(name)).get("listChanged")))
+        self._open = self._sent = 0
+        return self._follow()
+
+    def subscribe(self, call: int, uri: str, owner: T) -> list[Received[T]]:
+        """Somebody wants to hear of a resource."""
+        if self._off:
+            return [Deliver(owner, UNHEARD)]
+        if uri in self._wanted and self._open and not self._sent and uri in self._asked:
+            return [Deliver(owner, _EMPTY)]
+        self._wanted[uri] = None
+        self._waiting[call] = (uri, owner)
+        self._resting = False
+        return self._follow()
+
+    def unsubscribe(self, uri: str, owner: T) -> list[Received[T]]:
+        """Nobody wants to hear of a resource any more."""
+        self._wanted.pop(uri, None)
+        return [Deliver(owner, _EMPTY), *self._answered(frozenset({uri}), _EMPTY), *self._follow()]
+
+    def leave(self, call: int) -> T | None:
+        """Who waited in this call does so no more."""
+        return self._waiting.pop(call, (None, None))[1]
+
+    def resume(self) -> list[Received[T]]:
+        """The pause is over."""
+        self._resting = False
+        return self._follow()
+
+    def clear(self) -> list[T]:
+        """The link has ended: who still waited."""
+        left = [owner for _, owner in self._waiting.values()]
+        self._waiting.clear()
+        self._wanted.clear()
+        self._open = self._sent = 0
+        return left
+
+    # What the server says --------------------------------------------------------------------------------------
+
+    def acknowledged(self, request: int | str | None, params: Mapping[str, Raw], now: float) -> list[Received[T]]:
+        """A subscription begins; the server says what it will tell."""
+        if not self._sent or request != self._sent:
+            return [Stray("unknown_subscription", methods.ACKNOWLEDGED)]
+        former, self._open, self._sent, self._since = self._open, self._sent, 0, now
+        agreed = _texts(members(params.get("notifications")).get(RESOURCES))
+        refused = self._asked - agreed
+        for uri in refused:
+            self._wanted.pop(uri, None)
+        found = [*self._answered(self._asked - refused, _EMPTY), *self._answered(refused, UNHEARD)]
+        self._asked -= refused
+        if former:
+            found.append(self._end(former))
+        if self._gap:
+            self._gap = False
+            found += [Changed(what) for name in self._lists for what in _LISTS[name][1]]
+        return found + self._follow()
+
+    def heard(self, request: int | str | None, method: str, params: Mapping[str, Raw]) -> list[Received[T]]:
+        """Something changed; `request` is the subscription that it belongs to, None if that is not said."""
+        if request is not None and (request != self._open or not self._open):
+            return [Stray("unknown_subscription", method)]
+        if method in methods.LIST_CHANGED:
+            return [Changed(what) for what in methods.LIST_CHANGED[method]]
+        uri = envelope.text(params.get("uri"))
+        if uri is None:
+            return [Stray("invalid", method)]
+        return [Updated(uri, _without_subscription(params))]
+
+    def over(self, request: int, failure: Failure | None, now: float) -> list[Received[T]]:
+        """The server has ended a subscription, refused it, or lost its stream."""
+        if request == self._open:
+            self._open, self._gap = 0, True
+            return self._rest(now)
+        if request != self._sent:
+            return []
+        self._sent = 0
+        self._off = failure is not None and failure.code == METHOD_NOT_FOUND
+        refused = frozenset(uri for uri, _ in self._waiting.values()) & self._asked
+        for uri in refused:
+            self._wanted.pop(uri, None)
+        found = self._answered(refused, failure or UNHEARD)
+        # Without what was asked for last the server may agree as before.
+        self._asked = frozenset(self._wanted) if self._open else frozenset()
+        return found + (self._follow() if refused else self._rest(now))
+
+    def torn_down(self, params: Mapping[str, Raw], now: float) -> list[Received[T]]:
+        """The server cancels something, which can only be a subscription."""
+        request = envelope.identifier(params.get("requestId"))
+        if not isinstance(request, int) or not self.is_mine(request):
+            return [Stray("unknown_notification", methods.CANCELLED)]
+        return self.over(request, None, now)
+
+    # What follows ----------------------------------------------------------------------------------------------
+
+    def _follow(self) -> list[Received[T]]:
+        """Make what is subscribed what is wanted."""
+        if self._sent or self._resting or self._off:
+            return []
+        wanted = frozenset(self._wanted)
+        if not wanted and not self._lists:
+            former, self._open = self._open, 0
+            return [self._end(former)] if former else []
+        if self._open and wanted == self._asked:
+            return []
+        wants: dict[str, object] = {_LISTS[name][0]: True for name in self._lists}
+        if wanted:
+            wants[RESOURCES] = list(self._wanted)
+        begun = self._begin(wants)
+        self._sent, self._asked = begun.request or 0, wanted
+        return [begun]
+
+    def _rest(self, now: float) -> list[Received[T]]:
+        if self._off:
+            return []
+        if self._since and now - self._since >= STEADY_AFTER:
+            self._failures = 0
+        pause = min(FIRST_PAUSE * 2.0**self._failures, LONGEST_PAUSE)
+        self._failures = min(self._failures + 1, 8)
+        self._resting = True
+        return [Later(pause)]
+
+    def _answered(self, uris: frozenset[str], answer: Result | Failure) -> list[Received[T]]:
+        calls = [call for call, (uri, _) in self._waiting.items() if uri in uris]
+        return [Deliver(self._waiting.pop(call)[1], answer) for call in calls]
+
+
+def subscription_of(params: Mapping[str, Raw]) -> int | str | None:
+    """The subscription that a notification says it belongs to."""
+    return envelope.identifier(members(params.get("_meta")).get(SUBSCRIPTION))
+
+
+def _without_subscription(params: Mapping[str, Raw]) -> Raw:
+    found = {name: raw for name, raw in params.items() if name != "_meta"}
+    meta = {name: raw for name, raw in members(params.get("_meta")).items() if name != SUBSCRIPTION}
+    if meta:
+        found["_meta"] = Raw(envelope.encode(meta))
+    return Raw(envelope.encode(found))
+
+
+def _texts(raw: Raw | None) -> frozenset[str]:
+    try:
+        return frozenset() if raw is None else frozenset(_TEXTS.decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return frozenset()
+
+
+def _is_true(raw: Raw | None) -> bool:
+    return raw is not None and bytes(raw) == b"true"
