@@ -8,7 +8,8 @@ from mcpmux.calls.call import Call, Caller
 from mcpmux.calls.inputs import Inputs
 from mcpmux.calls.interest import Interest
 from mcpmux.calls.lists import Lists
+from mcpmux.calls.parked import Parking
 from mcpmux.calls.router import Router
 from mcpmux.calls.tasks import Tasks
 
-__all__ = ["Call", "Caller", "Inputs", "Interest", "Lists", "Router", "Tasks"]
+__all__ = ["Call", "Caller", "Inputs", "Interest", "Lists", "Parking", "Router", "Tasks"]

@@ -2,8 +2,8 @@
 
 Theory. A server's question comes out of `Call.next()` as `Ask`. The face puts it to its client in the client's own
 way, and whatever comes back goes to `Call.reply()`; what the client cannot answer is replied to at once. A legacy
-client is asked by a request on the stream of that very call. (A modern one will get the question as the call's
-result, while the call is parked here, and a modern server's question will become the same `Ask`.)
+client is asked by a request on the stream of that very call. A modern one gets the question as the result of its
+request, while the server's call waits with `parked.py`; a modern server's question to a legacy client is an `Ask` too.
 
 Who waits for whom: a server that has asked waits for us, so its own timeout stands still. A person may need minutes:
 an ask is open for `PATIENCE` at most, then its server gets an error, its client is told that nobody waits any more,
@@ -27,7 +27,8 @@ from msgspec import Raw
 from mcpmux.credentials.scope import LinkKey
 from mcpmux.links.changes import ElicitationCompleted
 from mcpmux.links.pool import Pool
-from mcpmux.protocol.events import Failure
+from mcpmux.protocol import rounds
+from mcpmux.protocol.events import Ask, End, Failure
 
 PATIENCE: Final = 600.0  # seconds
 PER_PRINCIPAL: Final = 256  # Open WebUI with one key for all is one principal
@@ -38,6 +39,13 @@ ELICITATION_LIFE: Final = 3600.0  # seconds
 
 EXHAUSTED: Final = Failure(-32000, "Too many requests wait for clients: try again later")
 UNANSWERED: Final = Failure(-32000, f"The client has not answered within {PATIENCE:g} s")
+
+
+def answered(ask: Ask, answer: End) -> str:
+    """How an ask has ended that has this answer, as a word for the metrics."""
+    if isinstance(answer, Failure) or rounds.declines(ask.method, answer.result):
+        return "declined"
+    return "answered"
 
 
 class Inputs:

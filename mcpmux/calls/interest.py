@@ -96,6 +96,11 @@ class Interest:
         for server in chosen:
             self._tell_own_level(LinkKey(server, session))
 
+    def level(self, session: str) -> str | None:
+        """From which level on this session wants log messages; None if it has not said."""
+        found = self._levels.get(session)
+        return None if found is None else LOG_LEVELS[found[0]]
+
     def drop(self, session: str) -> None:
         """The session has ended."""
         for key, uri in list(self._of.get(session, ())):

@@ -16,6 +16,8 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "ok": "ok",
     "tool_error": "tool_error",
     "rpc_error": "rpc_error",
+    "parked": "input_required",
+    "input_required": "input_required",
     "cancelled": "cancelled",
     "unknown_tool": "refused",
     "unknown_prompt": "refused",
@@ -36,6 +38,8 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "invalid_cursor": "invalid",
     "method_unknown": "invalid",
     "malformed": "invalid",
+    "seal_broken": "invalid",
+    "capability_missing": "invalid",
 }
 OUTCOMES: Final = frozenset(_OUTCOMES.values()) | {"internal"}
 

@@ -16,15 +16,15 @@ from msgspec import Raw
 
 from mcpmux.access.decision import Decision, GrantSet, Target, decide, whole
 from mcpmux.access.grants import Grants
-from mcpmux.calls.call import Call, Caller
-from mcpmux.calls.inputs import Inputs
+from mcpmux.calls.call import PARKED, Call, Caller
 from mcpmux.calls.interest import MAX_WANTED, Interest
 from mcpmux.calls.lists import Lists
 from mcpmux.calls.local import EMPTY, Local
 from mcpmux.calls.outcome import OURS, Recorder
+from mcpmux.calls.parked import REVOKED, Parking
+from mcpmux.calls.request import MAX_NAMED, opening_of, subject_of, unknown
 from mcpmux.calls.target import of_found
 from mcpmux.calls.tasks import Tasks
-from mcpmux.catalog import rewrite
 from mcpmux.catalog.names import public_uri
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, Found, View
@@ -35,21 +35,18 @@ from mcpmux.errors import (
     InvalidParams,
     MethodUnknown,
     MuxError,
-    PromptUnknown,
-    ResourceUnknown,
     ServerUnavailable,
     StoreUnavailable,
-    TaskUnknown,
-    ToolUnknown,
 )
 from mcpmux.identity.principal import Principal
-from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.fence import fenced
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, headers, methods
 from mcpmux.protocol.downstream.legacy import Admission
-from mcpmux.protocol.events import Opening, Result
+from mcpmux.protocol.downstream.modern import RequestCore
+from mcpmux.protocol.events import Result
+from mcpmux.protocol.headers import Values
 from mcpmux.protocol.methods import Answers, Subject
 
 SWEEP: Final = 0.1
@@ -60,8 +57,6 @@ QUIET: Final = 1.0
 # How long a call waits for a link that is being restarted; a server's first start may take its whole timeout.
 RESTART_WAIT: Final = 15.0
 
-# How much of a name that leads nowhere is repeated to the caller and logged.
-MAX_NAMED: Final = 256
 MAX_CHAT: Final = 64  # characters of a chat's id
 MOST_ROUTES: Final = 8192
 
@@ -71,13 +66,13 @@ class Router:
 
     def __init__(
         self, grants: Grants, catalog: Catalog, offers: Offers, pool: Pool,
-        parts: tuple[Lists, Local, Interest, Inputs, Tasks], recorder: Recorder, metrics: Metrics,
+        parts: tuple[Lists, Local, Interest, Parking, Tasks], recorder: Recorder, metrics: Metrics,
     ) -> None:  # fmt: skip
         self._grants = grants
         self._catalog = catalog
         self._offers = offers
         self._pool = pool
-        self._lists, self._local, self._interest, self._inputs, self._tasks = parts
+        self._lists, self._local, self._interest, self._parking, self._tasks = parts
         self._recorder = recorder
         self._metrics = metrics
         self._calls: set[Call] = set()
@@ -146,8 +141,14 @@ class Router:
 
     def call(self, caller: Caller, admission: Admission, request_id: str, chat: str | None = None) -> Call:
         """A call that is in the table and not opened yet."""
-        call = Call(caller, admission, request_id, self._ended, self._inputs, chat[:MAX_CHAT] if chat else None)
+        call = Call(caller, admission, request_id, self._ended, self._parking.inputs, chat[:MAX_CHAT] if chat else None)
         self._calls.add(call)
+        return call
+
+    def modern(self, caller: Caller, said: RequestCore, mirror: Values, request_id: str, chat: str | None) -> Call:
+        """The same for a request of the modern era, whose headers `mirror` gives."""
+        call = self.call(caller, said.admission, request_id, chat)
+        call.said, call.mirror, call.parking = said, mirror, self._parking
         return call
 
     async def open(self, call: Call) -> None:
@@ -179,6 +180,10 @@ class Router:
         """A session has ended: so do the links that were its own."""
         self._pool.end(session)
 
+    def drain(self) -> None:
+        """Nobody can come back any more to a call that was left."""
+        self._parking.close()
+
     def cut(self) -> None:
         """End every call that is still in flight, because mcpmux ends."""
         for call in list(self._calls):
@@ -200,6 +205,7 @@ class Router:
             now = time.monotonic()
             for call in list(self._calls):
                 call.sweep(now, QUIET)
+            self._parking.sweep(now)
             self._recorder.flush()
 
     async def _recheck_grants(self) -> None:
@@ -211,21 +217,26 @@ class Router:
             await self._recheck()
 
     async def _recheck(self) -> None:
-        """End the calls in flight that would not be allowed now."""
+        """End the calls in flight, and those that were left, that would not be allowed now."""
         for call in list(self._calls):
             if call.decision is None or call.ended:
                 continue
-            try:
-                grants = await self._grants.of(call.caller.principal)
-            except StoreUnavailable:
-                # Nobody knows: it was allowed when it began, its deadline bounds it, and news of the grants comes here.
-                continue
-            if call.ended:
-                continue
-            now = self._redecided(call.decision.target, grants)
-            if not now.allowed:
+            now = await self._revoked(call.caller.principal, call.decision)
+            if now is not None and not call.ended:
                 call.decision = now
-                call.fail(_unknown(call))
+                call.fail(unknown(call))
+        for parked in self._parking:
+            if await self._revoked(parked.principal, parked.decision) is not None:
+                self._parking.drop(parked, REVOKED)
+
+    async def _revoked(self, principal: Principal, decision: Decision) -> Decision | None:
+        """The decision as it is now, if what was allowed is not allowed any more."""
+        try:
+            now = self._redecided(decision.target, await self._grants.of(principal))
+        except StoreUnavailable:
+            # Nobody knows: it was allowed when it began, its deadline bounds it, and news of the grants comes here.
+            return None
+        return None if now.allowed else now
 
     def _redecided(self, target: Target, grants: GrantSet) -> Decision:
         """The decision as it is today; a server that is in the config no more is one that nobody may use."""
@@ -239,8 +250,8 @@ class Router:
         if call.outcome == "ok" and call.admission.method.name == "resources/subscribe" and call.server is not None:
             key = link_key(call.server, call.caller.principal.key, call.caller.session)
             self._interest.add(call.caller.session, key, call.native)
-        if not call.caller.session:
-            self._pool.end(call.request_id)  # it was a session of its own
+        if not call.caller.session and call.outcome != PARKED:
+            self._pool.end(call.scope)  # it was a session of its own
         self._recorder.record(call)
 
     # What we answer ourselves --------------------------------------------------------------------------------------
@@ -272,7 +283,7 @@ class Router:
     # What a server answers -----------------------------------------------------------------------------------------
 
     async def _to_server(self, call: Call, grants: GrantSet) -> None:
-        subject, name = _subject(call)
+        subject, name = subject_of(call)
         route = self._route(call.caller.view, grants, subject, name)
         if route is None:
             route = await call.patiently(self._decided(call, grants))
@@ -283,9 +294,11 @@ class Router:
         numbers.in_flight += 1
         if call.mirror is not None and found.item is not None and subject is Subject.TOOL:
             headers.check_mirrored(found.item.raw, call.admission.params.get("arguments"), call.mirror)
+        if call.said is not None and self._parking.resume(call):
+            return
         if "task" in call.admission.params:
             self._tasks.prepare(call, found, grants)
-        key = link_key(server, call.caller.principal.key, call.caller.session or call.request_id)
+        key = link_key(server, call.caller.principal.key, call.scope)
         if call.admission.method.answers is Answers.INTEREST:
             if self._interested(call, key):
                 return
@@ -294,7 +307,7 @@ class Router:
         if link is None:
             wait, client = min(server.timeout, RESTART_WAIT), call.caller.capabilities
             link = await call.patiently(self._pool.link(key, wait, client))
-        _begin(call, found, link)
+        call.opened(link.open(opening_of(call, found, link, self._interest)), server.timeout)
 
     def _route(self, view: View, grants: GrantSet, subject: Subject, name: str) -> tuple[Found, Decision] | None:
         """What this name leads to for these grants, if it may be used; kept until anything in the catalog changes."""
@@ -327,7 +340,7 @@ class Router:
 
         Raises: ToolUnknown, PromptUnknown, ResourceUnknown (absent and refused alike), ServerUnavailable.
         """
-        subject, name = _subject(call)
+        subject, name = subject_of(call)
         call.native = name[:MAX_NAMED]  # until it is found: the log says what was asked for
         found = self._catalog.find(call.caller.view, subject, name)
         if found is not None and found.pending and decide(grants, whole(found.server)).allowed:
@@ -337,11 +350,11 @@ class Router:
             if found is not None and found.pending:
                 raise ServerUnavailable(found.server.id, wait)
         if found is None or found.pending:
-            raise _unknown(call)
+            raise unknown(call)
         call.decision = decide(grants, of_found(found, subject))
         if not call.decision.allowed:
             call.asked, call.native = found.server.id, found.native
-            raise _unknown(call)
+            raise unknown(call)
         return found, call.decision
 
     def _interested(self, call: Call, key: LinkKey) -> bool:
@@ -357,36 +370,3 @@ class Router:
             call.answer(EMPTY)
             return True
         return False
-
-
-def _begin(call: Call, found: Found, link: Link) -> None:
-    admission = call.admission
-    params = rewrite.params(admission.method, admission.params, found.native)
-    opening = Opening(admission.method.name, params, call.caller.principal.key, admission.token is not None)
-    call.opened(link.open(opening), found.server.timeout)
-
-
-def _subject(call: Call) -> tuple[Subject, str]:
-    """What the request is about, and the name or URI of it as sent.
-
-    Raises: InvalidParams.
-    """
-    method, params = call.admission.method, call.admission.params
-    subject, member = method.subject, method.member
-    if subject is Subject.REFERENCE:
-        return rewrite.reference(params)
-    name = envelope.text(params.get(member or ""))
-    if subject is None or name is None:
-        raise InvalidParams(f"{member} must be a string")
-    return subject, name
-
-
-def _unknown(call: Call) -> MuxError:
-    """The one answer for absent and refused; it repeats the name as it was sent."""
-    if call.admission.method.answers is Answers.TASK:
-        return TaskUnknown()
-    subject, name = _subject(call)
-    shown = name[:MAX_NAMED]
-    if subject is Subject.TOOL:
-        return ToolUnknown(shown)
-    return PromptUnknown(shown) if subject is Subject.PROMPT else ResourceUnknown(shown)

@@ -1,6 +1,7 @@
 """Streamable HTTP of the modern era (2026-07-28): one POST, one request, nothing before it and nothing after.
 
-A call lives as long as its POST: whoever closes the response has cancelled it, and its server is told at once. The
+A call lives as long as its POST: whoever closes the response has cancelled it, and its server is told at once. What a
+server asks ends the POST; the call goes on with another one (`calls/parked.py`). The
 answer is JSON when the first event of the call ends it, an event stream otherwise. There are no sessions, no event ids
 and nothing to come back to, so GET and DELETE are no methods here.
 Source: MCP 2026-07-28 basic/transports/streamable-http, basic/patterns (cancellation, subscriptions).
@@ -26,11 +27,10 @@ from mcpmux.protocol import envelope, faults
 from mcpmux.protocol.downstream import modern
 from mcpmux.protocol.downstream.modern import RequestCore
 from mcpmux.protocol.envelope import Message, Notification, Request
-from mcpmux.protocol.events import ENDS, Ask, Event, Failure, Quiet, Result
+from mcpmux.protocol.events import ENDS, Event, Failure, Quiet, Result
 from mcpmux.protocol.methods import LISTEN
 
 GONE = "the client closed the response"
-UNASKABLE = Failure(faults.METHOD_NOT_FOUND, "Method not found: mcpmux cannot ask a client of revision 2026-07-28 yet")
 
 
 class Modern:
@@ -62,9 +62,8 @@ class Modern:
                 return await self._listen(entry, core)
         except MuxError as error:
             return self._refusal(entry, error, message.id)
-        caller = Caller(entry.principal, entry.view, "")
-        call = self._router.call(caller, core.admission, entry.request_id, headers.get(CHAT_ID))
-        call.mirror = values
+        caller = Caller(entry.principal, entry.view, "", core.capabilities)
+        call = self._router.modern(caller, core, values, entry.request_id, headers.get(CHAT_ID))
         return await self._answer(entry, core, call, prefers_events)
 
     def refuse_method(self, entry: Entry) -> web.Response:
@@ -134,15 +133,10 @@ class Modern:
 
 
 async def _shown(core: RequestCore, call: Call, event: Event) -> tuple[Event, bytes]:
-    """The first event from this one on that the client gets something of, with its wire; or silence, without.
-
-    Of what a server asks it gets nothing: the server has its answer at once.
-    """
+    """The first event from this one on that the client gets something of, with its wire; or silence, without."""
     while True:
-        if isinstance(event, Ask):
-            call.reply(event.id, UNASKABLE)
-        elif (wire := core.encode(event)) is not None:
+        if (wire := core.encode(event)) is not None:
             return event, wire
-        elif isinstance(event, Quiet):
+        if isinstance(event, Quiet):
             return event, b""
         event = await next_event(call)

@@ -140,7 +140,7 @@ class Session:
             case Ask():
                 wire = self.core.ask(call.admission, event)
                 if isinstance(wire, Failure):
-                    call.reply(event.id, wire)
+                    call.refuse(event.id, wire)
                     log.debug("ask_refused", method=event.method, cause=wire.message, request_id=call.request_id)
                     return []
                 return [wire]
@@ -290,6 +290,7 @@ class Sessions:
     def drain(self) -> None:
         """Take no new sessions from now on."""
         self._draining = self.listens.draining = True
+        self._router.drain()
 
     def close(self) -> None:
         """End every session, and every subscription of the modern era."""

@@ -63,6 +63,13 @@ class Exchange(Struct, eq=False):
         assert self._end is not None  # a waiter is woken for news only
         return self._end
 
+    def asks(self) -> list[Ask | Withdrawn]:
+        """What the server has asked and taken back that nobody has read; whoever gets it has read it."""
+        found = [event for event in self._waiting or () if isinstance(event, Ask | Withdrawn)]
+        for event in found:
+            self._waiting.remove(event)  # type: ignore[union-attr]
+        return found
+
     def nudge(self) -> None:
         """Give `Quiet` to a reader who waits and whom nobody has woken."""
         waiter = self._waiter

@@ -26,8 +26,13 @@ from mcpmux.observe.tally import OTHER, Tallies, Tally, Traffic
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES: Final = frozenset(
     {"ok", "tool_error", "rpc_error", "refused", "unavailable", "timeout", "cancelled", "lost", "busy", "invalid"}
-    | {"internal"}
+    | {"internal", "input_required"}
 )
+
+# What becomes of what a server asks. `passed`: it was told to a client of the modern era by a server of that era, which
+# alone learns the answer; `void`: the call ended first.
+ASK_OUTCOMES: Final = frozenset({"answered", "declined", "expired", "passed", "refused", "void", "withdrawn"})
+SERVER_REQUESTS: Final = frozenset({"elicitation/create", "sampling/createMessage", "roots/list"})
 
 _WORD: Final = re.compile(r"[a-z][A-Za-z0-9_/ -]{0,39}|[45][0-9]{2}")
 _MOST_WORDS: Final = 64
@@ -128,7 +133,7 @@ class Metrics:
 class ServerMetrics:
     """The numbers of one server; what every call counts is in `tally`."""
 
-    __slots__ = ("_families", "_links", "_restarts", "_server", "_strays", "_there", "tally")
+    __slots__ = ("_asks", "_families", "_links", "_parked", "_restarts", "_server", "_strays", "_there", "tally")
 
     def __init__(self, server: str, families: _Families, methods: frozenset[str]) -> None:
         self.tally = Tally(server, methods, OUTCOMES)
@@ -138,6 +143,8 @@ class ServerMetrics:
         self._links: dict[str, Gauge] = {}
         self._strays: dict[str, Counter] = {}
         self._restarts = families.restarts.labels(server)
+        self._asks: dict[tuple[str, str], Counter] = {}
+        self._parked: Gauge | None = None
 
     def link_restarted(self) -> None:
         self._restarts.inc()
@@ -159,6 +166,22 @@ class ServerMetrics:
             counter = self._strays[reason] = self._families.strays.labels(self._server, reason)
         counter.inc()
 
+    def asked(self, method: str, outcome: str) -> None:
+        """Count something that the server has asked of a client, by how that ended."""
+        if (counter := self._asks.get((method, outcome))) is None:
+            if not self._there:
+                return
+            key = (method if method in SERVER_REQUESTS else OTHER, outcome if outcome in ASK_OUTCOMES else OTHER)
+            counter = self._asks[key] = self._families.asks.labels(self._server, *key)
+        counter.inc()
+
+    def parked(self, change: int) -> None:
+        """So many more calls of the server wait for their clients to come back."""
+        if self._parked is None and self._there:
+            self._parked = self._families.parked.labels(self._server)
+        if self._parked is not None:
+            self._parked.inc(change)
+
     def end(self) -> None:
         """Take all series of the server away; what comes later counts nowhere."""
         self._there = False
@@ -168,6 +191,10 @@ class ServerMetrics:
             families.links.remove(self._server, state)
         for reason in self._strays:
             families.strays.remove(self._server, reason)
+        for asked in self._asks:
+            families.asks.remove(self._server, *asked)
+        if self._parked is not None:
+            families.parked.remove(self._server)
 
 
 class _Families:
@@ -183,6 +210,15 @@ class _Families:
             "Messages of servers that belonged to nobody.",
             ["server", "reason"],
             registry=registry,
+        )
+        self.asks = Counter(
+            "mcpmux_asks",
+            "What servers asked of clients in the middle of calls, by how it ended.",
+            ["server", "method", "outcome"],
+            registry=registry,
+        )
+        self.parked = Gauge(
+            "mcpmux_calls_parked", "Calls that wait for their clients to come back.", ["server"], registry=registry
         )
 
 

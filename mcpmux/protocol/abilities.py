@@ -78,6 +78,15 @@ def inability(method: str, params: Mapping[str, Raw] | None, capabilities: Capab
     return None
 
 
+def needed(method: str, params: Mapping[str, Raw] | None) -> dict[str, dict[str, object]]:
+    """What a client would have to declare to be asked that."""
+    asked = params or {}
+    name = _NEEDS.get(method, method[:128])
+    if method == ELICITATION:
+        return {name: {_URL if envelope.text(asked.get("mode")) == _URL else _FORM: {}}}
+    return {name: {"tools": {}} if method == SAMPLING and ("tools" in asked or "toolChoice" in asked) else {}}
+
+
 def elicitation(method: str, params: Mapping[str, Raw] | None) -> str | None:
     """The id under which the end of this elicitation will be told; None for whatever has none."""
     if method != ELICITATION or params is None or envelope.text(params.get("mode")) != _URL:

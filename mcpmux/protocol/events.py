@@ -99,6 +99,10 @@ class Result(Struct, frozen=True, gc=False):
     page: Page | None = None
 
 
+class InputRequired(Result, frozen=True, gc=False):
+    """What the client of a modern request is asked before it makes the request again; `result` without `resultType`."""
+
+
 class Failure(Struct, frozen=True, gc=False):
     """The server answered with a JSON-RPC error, passed on verbatim."""
 

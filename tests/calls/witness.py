@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "servers"))
 
-from counter import ASKS, Counter, Gate, Json, Refusal, Steps, described, parser, said
+from counter import ASKS, Ask, Counter, Gate, Json, Refusal, Steps, described, parser, said
 
 FORM = ASKS["elicitation/create"]
 
@@ -34,12 +34,17 @@ class Recorder(Counter):
         described("require", "Answers that somebody has to be at a URL first.", True, elicitation="string"),
         described("complete", "Says that an elicitation is complete.", True, elicitation="string"),
         {**described("route", "Says its region, which goes in a header too.", True), "inputSchema": MIRRORED},
+        described("both", "Asks two things at once.", True),
+        described("talk", "Asks, talking before and after, and waits for `gate` if given.", True, gate="string?"),
+        described("twice", "Asks, and asks again.", True),
         described("walk", "Reports step N when the file N is in `folder`.", True, folder="string", steps="integer"),
     )
 
     def receive(self, message: Json) -> None:
         with Path(self.options.record).open("a") as file:
             file.write(json.dumps(message) + "\n")
+        if "method" not in message and message.get("id") == "both":
+            self.early = message
         if message.get("method") not in self.options.silent:
             super().receive(message)
 
@@ -69,6 +74,29 @@ class Recorder(Counter):
         yield Gate(gate)
         self.notify("notifications/cancelled", {"requestId": "retract"})
         return said("taken back")
+
+    def tool_both(self) -> Steps:
+        self.early: Json = {}
+        self.send({"jsonrpc": "2.0", "id": "both", "method": "elicitation/create", "params": FORM})
+        sampled = yield Ask("sampling/createMessage", ASKS["sampling/createMessage"])
+        return said(json.dumps([self.early, sampled]))
+
+    def tool_talk(self, gate: str | None = None) -> Steps:
+        token = self.meta.get("progressToken")
+        self.notify("notifications/progress", {"progressToken": token, "progress": 1})
+        answer = yield Ask("elicitation/create", FORM)
+        self.notify("notifications/progress", {"progressToken": token, "progress": 2})
+        if gate is not None:
+            yield Gate(gate)
+        return said(json.dumps(answer))
+
+    def tool_twice(self) -> Steps:
+        answers = []
+        for _ in range(2):
+            answer = yield Ask("elicitation/create", FORM)
+            assert isinstance(answer, dict)
+            answers.append(answer.get("result"))
+        return said(json.dumps(answers))
 
     def tool_forget(self) -> Json:
         self.send({"jsonrpc": "2.0", "id": "forget", "method": "elicitation/create", "params": FORM})

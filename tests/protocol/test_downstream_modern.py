@@ -23,7 +23,7 @@ from mcpmux.protocol import envelope, headers, revisions
 from mcpmux.protocol.downstream import modern
 from mcpmux.protocol.downstream.modern import RequestCore
 from mcpmux.protocol.envelope import Request
-from mcpmux.protocol.events import Failure, Log, Offered, Progress, Quiet, Result
+from mcpmux.protocol.events import Failure, InputRequired, Log, Offered, Progress, Quiet, Result
 from tests import schemas
 
 Json = dict[str, Any]
@@ -189,11 +189,44 @@ def test_methods_that_the_era_has_not_are_unknown(method: str) -> None:
         admitted(method)
 
 
-def test_answers_to_what_nobody_asked_are_left_out_and_a_foreign_state_is_refused() -> None:
-    core = admitted("tools/call", {"name": "x", "inputResponses": {"a": {}}})
+def test_a_request_that_is_made_again_says_so_apart_from_its_params() -> None:
+    core = admitted("tools/call", {"name": "x", "inputResponses": {"a": {"b": 1}}, "requestState": "sealed"})
     assert set(core.admission.params) == {"name"}
+    assert core.responses is not None
+    assert json.loads(bytes(core.responses["a"])) == {"b": 1}
+    assert core.state == "sealed"
+
+
+@pytest.mark.parametrize("method", ["tools/list", "completion/complete", "server/discover"])
+def test_where_nothing_can_be_asked_no_state_can_be_ours(method: str) -> None:
     with pytest.raises(SealBroken):
-        admitted("tools/call", {"name": "x", "requestState": "made up"})
+        admitted(method, {"requestState": "made up"})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("inputResponses", 7),
+        ("inputResponses", None),
+        ("inputResponses", {"a": 7}),
+        ("inputResponses", {"a": []}),
+        ("requestState", 7),
+        ("requestState", None),
+    ],
+)
+def test_what_cannot_be_an_answer_is_refused(wrong: tuple[str, object]) -> None:
+    with pytest.raises(InvalidParams):
+        admitted("tools/call", {"name": "x", wrong[0]: wrong[1]})
+
+
+def test_what_a_client_is_asked_is_a_result_of_its_own_type() -> None:
+    core = admitted("tools/call", {"name": "x"}, "c-1")
+    wire = core.encode(InputRequired(Raw(b'{"inputRequests":{"1":{"method":"roots/list"}},"requestState":"s"}')))
+    assert sent(core, wire)["result"] == {
+        "resultType": "input_required",
+        "inputRequests": {"1": {"method": "roots/list"}},
+        "requestState": "s",
+    }
 
 
 # Answers -------------------------------------------------------------------------------------------------------

@@ -59,4 +59,6 @@ def check_modern(message: Json, method: str) -> None:
         check(ERRORS.get(error["code"], "JSONRPCErrorResponse"), message)
     else:
         check("JSONRPCResultResponse", message)
-        check(RESULTS[method], message["result"])
+        result = message["result"]
+        asks = isinstance(result, Mapping) and result.get("resultType") == "input_required"
+        check("InputRequiredResult" if asks else RESULTS[method], result)

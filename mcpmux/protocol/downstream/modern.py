@@ -34,10 +34,10 @@ from mcpmux.errors import (
     SealBroken,
     VersionUnsupported,
 )
-from mcpmux.protocol import envelope, faults, headers
+from mcpmux.protocol import envelope, faults, headers, rounds
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.envelope import Request
-from mcpmux.protocol.events import Event, Failure, Log, Offered, Progress, Result
+from mcpmux.protocol.events import Event, Failure, InputRequired, Log, Offered, Progress, Result
 from mcpmux.protocol.methods import (
     ACKNOWLEDGED,
     CHANGED_BY,
@@ -61,6 +61,7 @@ MOST_URIS: Final = 1024  # of one subscription
 LONGEST_REVISION: Final = 64  # characters
 
 _COMPLETE: Final = b'"resultType":"complete"'
+_INPUT_REQUIRED: Final = b'"resultType":"input_required"'
 _OURS: Final = b'%b,"ttlMs":%d,"cacheScope":"private"' % (_COMPLETE, FRESH)
 _READ: Final = b'%b,"ttlMs":0,"cacheScope":"private"' % _COMPLETE
 _COMPLETE_NAMES: Final = ("resultType",)
@@ -69,10 +70,6 @@ _ESCAPE: Final = b"\\u00"  # a name of ASCII can be spelled with them
 _UNUSABLE: Final = Failure(faults.INTERNAL_ERROR, "The server sent an answer that could not be used.")
 _RANKS: Final = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 _NONE: Final = len(LOG_LEVELS)  # a level that no message has
-
-# Params of a retry: what the client was asked for, and the state that belongs to it.
-_INPUTS: Final = "inputResponses"
-_STATE: Final = "requestState"
 
 
 class Wanted(Struct, frozen=True):
@@ -95,12 +92,17 @@ _LISTS: Final[dict[str, tuple[Offered, ...]]] = {
 
 
 class RequestCore(Struct, frozen=True, gc=False):
-    """One request that was let in; `level` is the rank of the least log message that its client wants."""
+    """One request that was let in; `level` is the rank of the least log message that its client wants.
+
+    `responses` and `state` are what a request says that is made again: what was asked for, and our own sealed text.
+    """
 
     admission: Admission
     capabilities: dict[str, Raw]
     client: str
     level: int
+    responses: dict[str, Raw] | None = None
+    state: str | None = None
 
     @property
     def log_level(self) -> str | None:
@@ -109,6 +111,8 @@ class RequestCore(Struct, frozen=True, gc=False):
 
     def encode(self, event: Event) -> bytes | None:
         """The wire bytes of one event; None where this client gets nothing."""
+        if isinstance(event, InputRequired):
+            return envelope.result_with(self.admission.id, _INPUT_REQUIRED, event.result)
         if isinstance(event, Result):
             return self._completed(event.result)
         match event:
@@ -190,7 +194,8 @@ class RequestCore(Struct, frozen=True, gc=False):
 def admit(request: Request, values: headers.Values) -> RequestCore:
     """Let one request in; `values` gives its headers.
 
-    Raises: MetaInvalid, HeaderMismatch, VersionUnsupported, MethodUnknown, SealBroken (a `requestState`: none is ours).
+    Raises: MetaInvalid, HeaderMismatch, VersionUnsupported, MethodUnknown, InvalidParams (what was asked for cannot be
+    read), SealBroken (a `requestState` where none can be ours).
     """
     params = request.params or {}
     meta = _object(params.get("_meta", Raw(b"")))
@@ -209,12 +214,16 @@ def admit(request: Request, values: headers.Values) -> RequestCore:
     if method is None:
         raise MethodUnknown(request.method[:128])
     client, level, token = _client(meta.pop(CLIENT, None)), _level(meta.pop(LOG_LEVEL, None)), _token(meta)
-    if _STATE in params:
+    responses, state = None, rounds.state(params)
+    rest = {name: value for name, value in params.items() if name != "_meta"}
+    if method.name in rounds.METHODS:
+        responses = rounds.responses(params)
+        rest = {name: value for name, value in rest.items() if name not in (rounds.RESPONSES, rounds.STATE)}
+    elif state is not None:
         raise SealBroken
-    rest = {name: value for name, value in params.items() if name not in ("_meta", _INPUTS)}
     if meta:
         rest["_meta"] = Raw(envelope.encode(meta))
-    return RequestCore(Admission(request.id, method, rest, token), capabilities, client, level)
+    return RequestCore(Admission(request.id, method, rest, token), capabilities, client, level, responses, state)
 
 
 class _Filter(Struct):

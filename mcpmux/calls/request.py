@@ -1,0 +1,92 @@
+"""What a request is about: the name or URI in it, the answer where that is not there, and what goes to its server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Raw
+
+from mcpmux.calls.call import Call
+from mcpmux.calls.interest import Interest
+from mcpmux.catalog import rewrite
+from mcpmux.catalog.view import Found
+from mcpmux.errors import (
+    AnnotationInvalid,
+    InvalidParams,
+    MuxError,
+    PromptUnknown,
+    ResourceUnknown,
+    SealBroken,
+    TaskUnknown,
+    ToolUnknown,
+)
+from mcpmux.links.link import Link
+from mcpmux.protocol import envelope, headers, rounds
+from mcpmux.protocol.events import Opening
+from mcpmux.protocol.methods import Answers, Subject
+from mcpmux.protocol.revisions import MODERN
+
+# How much of a name that leads nowhere is repeated to the caller and logged.
+MAX_NAMED: Final = 256
+
+
+def subject_of(call: Call) -> tuple[Subject, str]:
+    """What the request is about, and the name or URI of it as sent.
+
+    Raises: InvalidParams.
+    """
+    method, params = call.admission.method, call.admission.params
+    subject, member = method.subject, method.member
+    if subject is Subject.REFERENCE:
+        return rewrite.reference(params)
+    name = envelope.text(params.get(member or ""))
+    if subject is None or name is None:
+        raise InvalidParams(f"{member} must be a string")
+    return subject, name
+
+
+def unknown(call: Call) -> MuxError:
+    """The one answer for absent and refused; it repeats the name as it was sent."""
+    if call.admission.method.answers is Answers.TASK:
+        return TaskUnknown()
+    subject, name = subject_of(call)
+    shown = name[:MAX_NAMED]
+    if subject is Subject.TOOL:
+        return ToolUnknown(shown)
+    return PromptUnknown(shown) if subject is Subject.PROMPT else ResourceUnknown(shown)
+
+
+def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Opening:
+    """What begins the call on its link; a server of the modern era is told of the client that asks.
+
+    Raises: SealBroken (the request brings the state of a modern server, and this is none any more).
+    """
+    admission, caller = call.admission, call.caller
+    params = rewrite.params(admission.method, admission.params, found.native)
+    wants_progress = admission.token is not None
+    if link.greeting is None or link.greeting.protocol_version != MODERN:
+        if call.state is not None:
+            raise SealBroken
+        return Opening(admission.method.name, params, caller.principal.key, wants_progress)
+    said = call.said
+    return Opening(
+        admission.method.name,
+        params if said is None else rounds.again(params, said.responses, call.state),
+        caller.principal.key,
+        wants_progress,
+        client=caller.capabilities,
+        log_level=interest.level(caller.session) if said is None else said.log_level,
+        resumes=said is not None,
+        mirrored=_mirrored(found, params),
+    )
+
+
+def _mirrored(found: Found, params: Mapping[str, Raw]) -> dict[str, str] | None:
+    """The headers that a tool asks for; one that asks wrongly gets none."""
+    if found.item is None:
+        return None
+    try:
+        return headers.mirrored_headers(found.item.raw, params.get("arguments")) or None
+    except AnnotationInvalid:
+        return None
