@@ -45,6 +45,7 @@ from mcpmux.faces.oauth import WELL_KNOWN, ResourceMetadata
 from mcpmux.faces.sessions import Sessions
 from mcpmux.guardian import Guardian
 from mcpmux.identity import Verifier, development_issuer
+from mcpmux.links.eras import Eras
 from mcpmux.links.pool import Pool
 from mcpmux.links.status import ServerStatus
 from mcpmux.links.surroundings import Surroundings
@@ -319,13 +320,12 @@ async def _build(
     verifier = Verifier(section.identity.issuers, outbound, metrics, development=local_issuer)
     grants = Grants(db, metrics)
     ground = Surroundings(section.data_dir, environ, guardian, outbound, metrics, section.limits, version("mcpmux"))
-    pool = Pool(ground)
+    pool = Pool(ground, Eras(db, keyring))
     offers = Offers(pool, db, keyring, metrics, name_limit=section.names.max_length)
     catalog = Catalog(offers)
     lists = Lists(catalog, offers, keyring, metrics)
     interest, inputs, tasks = Interest(pool), Inputs(pool), Tasks(keyring, grants, catalog, offers, pool, metrics)
-    local = Local(catalog, offers, tasks, version("mcpmux"))
-    parts = (lists, local, interest, Parking(pool, inputs, keyring), tasks)
+    parts = (lists, Local(catalog, offers, tasks, version("mcpmux")), interest, Parking(pool, inputs, keyring), tasks)
     router = Router(grants, catalog, offers, pool, parts, Recorder(metrics, logger("calls")), metrics)
     sessions = Sessions(section.limits, router, (grants, catalog, lists), (interest, inputs, tasks), metrics)
     application = Application(section, verifier, router, sessions, metrics)
