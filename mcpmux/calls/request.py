@@ -77,7 +77,8 @@ def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Open
         wants_progress,
         client=caller.capabilities,
         log_level=interest.level(caller.session) if said is None else said.log_level,
-        resumes=said is not None,
+        # What one process has sealed another cannot read: then the call stays open at the one that asks.
+        resumes=said is not None and not link.one_of_several,
         mirrored=_mirrored(found, params),
     )
 

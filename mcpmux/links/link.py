@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from mcpmux.credentials.scope import LinkKey
+from mcpmux.credentials.scope import EVERYBODY, LinkKey
 from mcpmux.errors import (
     LinkFailed,
     LinkLost,
@@ -123,6 +123,11 @@ class Link:
     def pid(self) -> int | None:
         """The child process, if there is one."""
         return self._transport.pid if self._transport is not None else None
+
+    @property
+    def one_of_several(self) -> bool:
+        """Whether it is one of several processes of its server, of which none need know what another one has said."""
+        return self.pid is not None and (self._seats.lent or self.key.scope != EVERYBODY)
 
     def open(self, opening: Opening) -> Exchange:
         """Begin a call. What the server did not announce is answered here, by a `Failure`.
