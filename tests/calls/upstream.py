@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mcpmux.protocol.methods import DISCOVER
+from tests.schemas import MODERN
 from tests.schemas.wire import Wire
 
 WAIT = 5.0
@@ -22,6 +24,7 @@ class Witness:
         self.name = name
         self.record = folder / f"{name}.record"
         self._wire = Wire("2025-11-25", "Client")
+        self._probe = Wire(MODERN, "Client")  # before the server is known to be a legacy one
         self._checked = 0
 
     def section(self, *arguments: str | int, **more: object) -> dict[str, object]:
@@ -37,7 +40,7 @@ class Witness:
         messages = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         for message in messages[self._checked :]:
             self._checked += 1
-            self._wire.sent(message)
+            (self._probe if message.get("method") == DISCOVER else self._wire).sent(message)
         return [one for one in messages if method in (None, one.get("method"))]
 
     def tools(self, name: str) -> list[Json]:
