@@ -237,7 +237,7 @@ class Supervisor:
                 if link.lost is None:
                     self._link, life.ready_at = link, link.loop.time()
                     self._became_ready(link, life)
-                    await self._learn_era(link)
+                    await self._learn_era(life)
                     await health.watch(link, self._suspected, self._cleared)
                     await self._after_watch(link)
         finally:
@@ -259,10 +259,13 @@ class Supervisor:
         except LinkFailed as exc:
             life.link.end(str(exc), refused=exc.refused)
 
-    async def _learn_era(self, link: Link) -> None:
-        self._guess = None
-        if link.greeting is not None:
-            await self._eras.found(self.server, era_of(link.greeting.protocol_version))
+    async def _learn_era(self, life: _Life) -> None:
+        guessed, self._guess = self._guess is not None, None
+        greeting, taken = life.link.greeting, (life.ready_at or 0.0) - life.begun
+        if guessed and taken > PROBE_LIMIT + SILENT_LIMIT:
+            return  # it was silent because it starts slowly, which says nothing of its era
+        if greeting is not None:
+            await self._eras.found(self.server, era_of(greeting.protocol_version))
 
     async def _after_watch(self, link: Link) -> None:
         if link.lost is not None:

@@ -58,10 +58,12 @@ class Wire:
             return ["no JSON object"]
         if "method" in message:
             kind = "Request" if "id" in message else "Notification"
-            name = _methods(self.revision, f"{self._side}{kind}").get(message["method"])
+            # A server is asked this before its era is known.
+            revision = MODERN if message["method"] == "server/discover" else self.revision
+            name = _methods(revision, f"{self._side}{kind}").get(message["method"])
             if name is None:
                 return [f"a {self._side.lower()} has no {kind.lower()} {message['method']}"]
-            return problems(self.revision, name, message)
+            return problems(revision, name, message)
         if "error" in message:
             # An error whose request could not be read has no id over HTTP, and a null one elsewhere (JSON-RPC 2.0,
             # section 5). Before 2025-11-25 the schemas have no form for either; everything else of it is checked.
