@@ -325,8 +325,14 @@ async def _appears(path: Path) -> None:
 async def _inquiry(at: Meeting, what: str) -> tuple[Json, list[Json]]:
     """What the server was answered, and what this client was asked."""
     before = len(at.client.log.asked)
-    answer = json.loads(await at.said("inquire", what=what))
-    assert isinstance(answer, dict)
+    answer: Json = {}
+    for _ in range(5):
+        answer = json.loads(await at.said("inquire", what=what))
+        if "shared by several" not in str(answer.get("error")):
+            break
+        # mcpmux itself was listing there just then: on a pipe a question belongs to a call only if nothing else is at
+        # work.
+        await at.everything("tools/list", "tools")
     return answer, at.client.log.asked[before:]
 
 
@@ -339,9 +345,14 @@ async def _answered(at: Meeting, what: str, method: str, wanted: Json) -> None:
 
 def _not_asked(what: str) -> Check:
     async def check(at: Meeting) -> None:
-        answer, asked = await _inquiry(at, what)
-        assert asked == []
-        assert answer["error"]["message"], answer
+        before = len(at.client.log.asked)
+        if at.upstream == MODERN:
+            # Such a server cannot be answered by an error: its call ends with one.
+            await refused(at.said("inquire", what=what))
+        else:
+            answer, _ = await _inquiry(at, what)
+            assert answer["error"]["message"], answer
+        assert at.client.log.asked[before:] == []
 
     return check
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.matrix.run import Cell
-from tests.schemas import MODERN
 
 
 @dataclass(frozen=True)
@@ -18,15 +17,7 @@ class Missing:
     where: Callable[[Cell], bool]
 
 
-ASKS = ("elicitation by form", "elicitation by URL", "sampling", "sampling with tools", "roots")
-
-MISSING: tuple[Missing, ...] = (
-    Missing(
-        "What a server asks in the middle of a call is not bridged to clients of 2026-07-28 yet.",
-        ASKS,
-        lambda cell: cell.exists and cell.revision == MODERN,
-    ),
-)
+MISSING: tuple[Missing, ...] = ()
 
 
 def reason_of(cell: Cell) -> str | None:
