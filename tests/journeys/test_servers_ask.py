@@ -12,7 +12,7 @@ import pytest
 
 from tests.gateway_process import Gateway, running
 from tests.journeys.clients import FACES, Person, appears, said
-from tests.servers import counter, listening
+from tests.servers import counter, listening, modern
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -26,6 +26,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One pipe for each person, one pipe for all of them, and a server that has a stream for each call."""
     with listening("http") as (http, _), listening("sse") as (sse, _):
         servers = {name: counter("--name", name) for name in (*NAMES, "everybody")}
+        servers["pooled"] = counter(isolation="pooled")
+        servers["own"] = counter(isolation="session")
+        servers["modern"] = modern()
         servers["http"] = {"transport": "http", "url": http}
         servers["sse"] = {"transport": "sse", "url": sse}
         with running(tmp_path_factory.mktemp("asking"), servers) as made:
@@ -61,6 +64,16 @@ class Answering:
     async def _wait(self) -> None:
         if self.together is not None:
             await self.together.wait()
+
+    async def root(self, _: object) -> types.ListRootsResult:
+        self.asked.append("roots")
+        await self._wait()
+        return types.ListRootsResult(roots=[types.Root(uri=f"file:///home/{self.name}")])  # type: ignore[arg-type]
+
+    @property
+    def modern(self) -> dict[str, object]:
+        """The same for a client that speaks the modern era where it can."""
+        return {**self.callbacks, "list_roots_callback": self.root, "mode": "auto"}
 
     @property
     def callbacks(self) -> dict[str, object]:
@@ -131,3 +144,53 @@ async def test_on_a_pipe_that_others_use_nobody_is_asked_and_the_server_is_told_
         assert said(await waiting) == f"{gate} is open"
     assert hers.asked == his.asked == []
     await gateway.soon(lambda: gateway.logged("ask_unattributed", server="everybody"))
+
+
+# In the modern era ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", ["pooled", "own", "modern"])
+async def test_modern_clients_are_asked_at_once_and_each_call_gets_its_own_answer(
+    server: str, people: dict[str, Person]
+) -> None:
+    together = asyncio.Barrier(len(people))
+
+    async def work(name: str) -> None:
+        mine = Answering(name, together)
+        async with people[name].connected(face="modern", **mine.modern) as client:
+            assert client.session.protocol_version == "2026-07-28"
+            if server == "modern":
+                told = json.loads(said(await client.call_tool("modern__ask", {"kinds": ["form"], "rounds": 2})))
+                assert [one[f"form_{place}"]["content"] for place, one in enumerate(told)] == [{"name": name}] * 2
+                return
+            tool = f"{server}__ask"
+            elicited = json.loads(said(await client.call_tool(tool, {"method": "elicitation/create"})))
+            assert elicited["result"]["content"] == {"name": name}
+            sampled = json.loads(said(await client.call_tool(tool, {"method": "sampling/createMessage"})))
+            assert sampled["result"]["content"]["text"] == f"{name}'s model"
+
+    async with asyncio.TaskGroup() as tasks:
+        for name in people:
+            tasks.create_task(work(name))
+
+
+async def test_a_modern_client_is_asked_by_a_server_that_others_use_while_they_do_not(
+    people: dict[str, Person],
+) -> None:
+    mine = Answering("ana")
+    async with people["ana"].connected(face="modern", **mine.modern) as client:
+        elicited = json.loads(said(await client.call_tool("ana__ask", {"method": "elicitation/create"})))
+        assert elicited["result"]["content"] == {"name": "ana"}
+        rooted = json.loads(said(await client.call_tool("own__ask", {"method": "roots/list"})))
+        assert rooted["result"]["roots"][0]["uri"] == "file:///home/ana"
+        assert json.dumps({"name": "ana"}) in said(await client.call_tool("http__test_elicitation", {"message": "?"}))
+    assert mine.asked == ["elicitation", "roots", "elicitation"]
+
+
+async def test_a_modern_client_that_declines_is_heard(people: dict[str, Person]) -> None:
+    async def declined(_: object, params: Any) -> types.ElicitResult:
+        return types.ElicitResult(action="decline")
+
+    async with people["ana"].connected(face="modern", elicitation_callback=declined) as client:
+        elicited = json.loads(said(await client.call_tool("pooled__ask", {"method": "elicitation/create"})))
+        assert elicited["result"] == {"action": "decline"}
