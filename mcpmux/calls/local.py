@@ -21,7 +21,7 @@ from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Server
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.revisions import SERVED
-from mcpmux.protocol.tasks import SINCE
+from mcpmux.protocol.tasks import REQUIRED, SINCE
 
 EMPTY: Final = Raw(b"{}")
 GREETING_WAIT: Final = 5.0
@@ -98,12 +98,16 @@ class Local:
         identity: object = self._ours
         if offer is not None and offer.server_info is not None and _is_identity(offer.server_info):
             identity = offer.server_info
+        servers = self._usable(view, grants)
+        capabilities = _EVERYTHING if offer is None else _announced(offer.capabilities)
+        if self._tasks.extended(servers):
+            capabilities = {**capabilities, **REQUIRED}
         answer: dict[str, object] = {
             "supportedVersions": SERVED,
-            "capabilities": _EVERYTHING if offer is None else _announced(offer.capabilities),
+            "capabilities": capabilities,
             "_meta": {IDENTITY: identity},
         }
-        instructions = self._catalog.instructions(view, self._usable(view, grants))
+        instructions = self._catalog.instructions(view, servers)
         if instructions:
             answer["instructions"] = instructions
         return Raw(encode(answer))

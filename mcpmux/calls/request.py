@@ -26,6 +26,7 @@ from mcpmux.protocol import envelope, headers, rounds
 from mcpmux.protocol.events import Opening
 from mcpmux.protocol.methods import Answers, Subject
 from mcpmux.protocol.revisions import MODERN
+from mcpmux.protocol.tasks import TO_BE_MADE
 
 # How much of a name that leads nowhere is repeated to the caller and logged.
 MAX_NAMED: Final = 256
@@ -79,6 +80,7 @@ def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Open
         log_level=interest.level(caller.session) if said is None else said.log_level,
         # What one process has sealed another cannot read: then the call stays open at the one that asks.
         resumes=said is not None and not link.one_of_several,
+        task="" if call.errand is None else TO_BE_MADE,
         mirrored=_mirrored(found, params),
     )
 

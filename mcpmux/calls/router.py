@@ -296,7 +296,7 @@ class Router:
             headers.check_mirrored(found.item.raw, call.admission.params.get("arguments"), call.mirror)
         if call.said is not None and self._parking.resume(call):
             return
-        if "task" in call.admission.params:
+        if call.said is not None or "task" in call.admission.params:
             self._tasks.prepare(call, found, grants)
         key = link_key(server, call.caller.principal.key, call.scope)
         if call.admission.method.answers is Answers.INTEREST:

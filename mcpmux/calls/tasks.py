@@ -8,15 +8,18 @@ tool that it runs: what is revoked is cut off from its tasks too.
 
 A task lives where it was made. On a shared link that is any link of its server; if the server is a child of ours, the
 very process, because the next one may give the same id to somebody else. On a session's own link it is that link. On a
-pooled one there are no tasks: it is lent to others while the task still speaks. Nor are there any for requests of
-the modern era, which has another kind of them.
+pooled one there are no tasks: it is lent to others while the task still speaks. Requests of the modern era have no
+link of their own for longer than one of them lasts, so for them there are tasks on shared links alone.
+
+The two eras have tasks of two kinds, which are not translated: a client has those of servers of its own era. An id of
+one kind is none of the other.
 
 While a task is at work, what its link says without an address may be about it: `Link.outlasts()` keeps that from
 everybody else. What the server asks for a task names it, and goes to whoever waits for its result.
 
 The table here has the tasks that are at work, for two things alone: to bound them, and to tell the session in which
 one was made how it stands. It is bounded itself; what it has lost is not told, which MCP allows.
-Source: MCP 2025-11-25 basic/utilities/tasks; design section 3.
+Source: MCP 2025-11-25 basic/utilities/tasks; the extension io.modelcontextprotocol/tasks (SEP-2663); design section 3.
 """
 
 from __future__ import annotations
@@ -36,14 +39,14 @@ from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, Found, View
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import LinkKey, link_key
-from mcpmux.errors import InvalidParams, MethodUnknown, SealBroken, TasksExhausted, TaskUnknown
+from mcpmux.errors import CapabilityMissing, InvalidParams, MethodUnknown, SealBroken, TasksExhausted, TaskUnknown
 from mcpmux.links.changes import LinkGone, LinkReady, TaskChanged
 from mcpmux.links.exchange import Exchange
 from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, faults, tasks
-from mcpmux.protocol.events import Ask, End, Event, Failure, Log, Opening, Progress, Result
+from mcpmux.protocol.events import Ask, End, Event, Failure, Log, Opening, Progress, Result, TaskMade
 from mcpmux.protocol.methods import TASK_RESULT, Answers, Subject
 from mcpmux.seal import Keyring
 
@@ -58,7 +61,7 @@ START_WAIT: Final = 15.0  # seconds for a link that is being restarted
 
 _PURPOSE: Final = "task"
 _TASKED: Final = ("shared", "session")  # isolations with which there are tasks
-_ANSWERED: Final = ("ok", "tool_error", "rpc_error")
+_ANSWERED: Final = ("ok", "tool_error", "rpc_error", "input_required")
 _UNUSABLE: Final = Failure(faults.INTERNAL_ERROR, "The server sent an answer that could not be used.")
 
 
@@ -134,23 +137,25 @@ class Tasks:
         Taken away where nobody has announced tasks to this client, as the specification asks for.
         Raises: MethodUnknown (this tool is no task), TasksExhausted.
         """
+        if call.said is not None:
+            self._prepare_modern(call, found)
+            return
         admission, caller = call.admission, call.caller
         named = admission.method.answers is Answers.SERVER and admission.method.subject is Subject.TOOL
         if not (named and caller.revision >= tasks.SINCE and self._offered(caller.view, grants)):
-            params = {name: raw for name, raw in admission.params.items() if name != tasks.PARAM}
-            call.admission = msgspec.structs.replace(admission, params=params)
+            _take_word(call)
             return
         if found.item is None or not self._announced(found.server).calls or not tasks.takes_tasks(found.item.raw):
             raise MethodUnknown("tools/call as a task, which this tool cannot be")
-        self._expire()
-        if len(self._at_work) >= IN_TOTAL or self._held[caller.principal.key] >= PER_PRINCIPAL:
+        if self._full(caller):
             raise TasksExhausted
         call.errand = Errand(self, caller, found.server, found.native, admission.method.name)
 
     def begun(self, errand: Errand, link: Link, made: tasks.Standing) -> str:
         """The id that the client gets for this new task."""
         caller, server = errand.caller, errand.server
-        life = LONGEST_LIFE if made.life is None else min(made.life, LONGEST_LIFE)
+        # A server of the modern era may keep a task longer than it said at first.
+        life = LONGEST_LIFE if made.life is None or not caller.revision else min(made.life, LONGEST_LIFE)
         child = server.transport == "stdio"
         ticket = Ticket(server.id, link.key.scope, link.life if child else "", errand.tool, made.id)
         until = time.time() + life
@@ -175,6 +180,8 @@ class Tasks:
         Raises: InvalidParams, TaskUnknown (absent, another's, expired and refused alike), ServerUnavailable,
         ServerBusy.
         """
+        if call.said is not None and not tasks.is_extended(call.said.capabilities):
+            raise CapabilityMissing(tasks.REQUIRED)
         sealed, ticket = self._ticket(call)
         server = self._catalog.server(ticket.server)
         if server is None:
@@ -191,7 +198,8 @@ class Tasks:
         method = call.admission.method.name
         call.errand = Errand(self, call.caller, server, ticket.tool, method, ticket.task, sealed)
         params = {**tasks.unmarked(call.admission.params), "taskId": Raw(envelope.encode(ticket.task))}
-        opening = Opening(method, params, call.caller.principal.key, call.admission.token is not None, task=ticket.task)
+        wants_progress, client = call.admission.token is not None, call.caller.capabilities
+        opening = Opening(method, params, call.caller.principal.key, wants_progress, ticket.task, client)
         call.opened(link.open(opening), RESULT_WAIT if method == TASK_RESULT else server.timeout)
 
     async def told(self) -> AsyncIterator[Told]:
@@ -229,9 +237,11 @@ class Tasks:
             raise TaskUnknown from exc
 
     async def _link(self, call: Call, server: Server, ticket: Ticket) -> Link:
+        if server.isolation not in _isolations(call.caller):
+            raise TaskUnknown
         key = link_key(server, call.caller.principal.key, call.caller.session)
         gone = bool(key.scope) and not self._pool.lives(key)  # nobody starts a link for a task that ended with it
-        if server.isolation not in _TASKED or key.scope != ticket.scope or gone:
+        if key.scope != ticket.scope or gone:
             raise TaskUnknown
         link = self._pool.ready(key)
         if link is None:
@@ -249,6 +259,20 @@ class Tasks:
     def _announced(self, server: Server) -> tasks.Announced:
         offer = self._offers.of(server.id) if server.isolation in _TASKED else None
         return tasks.announced({} if offer is None else offer.capabilities)
+
+    def extended(self, servers: Iterable[Server]) -> bool:
+        """Whether any of these servers has tasks for clients of the modern era."""
+        offers = [self._offers.of(server.id) for server in servers if server.isolation == "shared"]
+        return any(offer is not None and tasks.is_extended(offer.capabilities) for offer in offers)
+
+    def _prepare_modern(self, call: Call, found: Found) -> None:
+        """The server may make a task of this call, if its client knows them: it alone decides whether it does."""
+        if tasks.PARAM in call.admission.params:
+            _take_word(call)
+        admission, caller = call.admission, call.caller
+        able = admission.method.name == "tools/call" and tasks.is_extended(caller.capabilities)
+        if able and self.extended((found.server,)) and not self._full(caller):
+            call.errand = Errand(self, caller, found.server, found.native, admission.method.name)
 
     # The table -----------------------------------------------------------------------------------------------------
 
@@ -270,6 +294,10 @@ class Tasks:
         """Another link stands at this address: tasks of a child have ended with the former."""
         for at, task in [place for place, found in self._at_work.items() if place[0] == key and found.child]:
             self._forget(at, task)
+
+    def _full(self, caller: Caller) -> bool:
+        self._expire()
+        return len(self._at_work) >= IN_TOTAL or self._held[caller.principal.key] >= PER_PRINCIPAL
 
     def _expire(self) -> None:
         now = time.time()
@@ -314,6 +342,8 @@ class Errand(Struct, frozen=True):
             exchange.link.outlasts(f"call {exchange.id}", self.caller.principal.key, RESULT_WAIT)
 
     def _answered(self, raw: Raw, link: Link) -> End:
+        if not self.task and not self.caller.revision:
+            return self._turned(raw, link)
         if not self.task:
             made = tasks.made(raw)
             return Result(raw if made is None else tasks.renamed_made(raw, self.of.begun(self, link, made)))
@@ -323,11 +353,33 @@ class Errand(Struct, frozen=True):
             return _UNUSABLE if marked is None else Result(marked)
         standing = tasks.standing(raw)
         if standing is None:
-            return _UNUSABLE
+            # In the modern era only `tasks/get` shows the task, the others say that they were heard.
+            return _UNUSABLE if self.caller.revision or self.method == "tasks/get" else Result(raw)
         if standing.ended:
             self.of.ended(link, self.task)
         return Result(tasks.renamed(raw, self.sealed))
 
+    def _turned(self, raw: Raw, link: Link) -> End:
+        """The result of a call of a modern client, which may be a task."""
+        found = tasks.turned(raw)
+        if found is None:
+            return Result(raw)
+        made = tasks.standing(found)
+        if made is None:
+            return _UNUSABLE
+        return TaskMade(tasks.renamed(Raw(envelope.encode(found)), self.of.begun(self, link, made)))
+
+
+def _take_word(call: Call) -> None:
+    """Nothing is said any more of a task that this call should be."""
+    params = {name: raw for name, raw in call.admission.params.items() if name != tasks.PARAM}
+    call.admission = msgspec.structs.replace(call.admission, params=params)
+
+
+def _isolations(caller: Caller) -> tuple[str, ...]:
+    return _TASKED if caller.session else ("shared",)
+
 
 def _bound(caller: Caller) -> bytes:
-    return f"{caller.principal.key} {caller.view}".encode()
+    era = "legacy" if caller.revision else "modern"
+    return f"{caller.principal.key} {caller.view} {era}".encode()

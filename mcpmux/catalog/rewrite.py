@@ -106,6 +106,10 @@ def _tool_result(raw: Raw, server: str) -> Raw:
     return _within(raw, "content", lambda content: _each(content, lambda block: _block(block, server)))
 
 
+def _task(raw: Raw, server: str) -> Raw:
+    return _within(raw, "result", lambda result: _tool_result(result, server)) if _may_link(bytes(raw)) else raw
+
+
 def _prompt_result(raw: Raw, server: str) -> Raw:
     if not _may_link(bytes(raw)):
         return raw
@@ -123,6 +127,7 @@ def _contents(raw: Raw, server: str) -> Raw:
 _RESULTS: Final[dict[str, Callable[[Raw, str], Raw]]] = {
     "tools/call": _tool_result,
     "tasks/result": _tool_result,
+    "tasks/get": _task,
     "prompts/get": _prompt_result,
     "resources/read": _contents,
 }

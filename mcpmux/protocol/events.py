@@ -99,6 +99,10 @@ class Result(Struct, frozen=True, gc=False):
     page: Page | None = None
 
 
+class TaskMade(Result, frozen=True, gc=False):
+    """The call of a modern client has become a task; `result` is that, without `resultType`."""
+
+
 class InputRequired(Result, frozen=True, gc=False):
     """What the client of a modern request is asked before it makes the request again; `result` without `resultType`."""
 

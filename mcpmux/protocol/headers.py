@@ -39,7 +39,10 @@ NAME: Final = "Mcp-Name"
 PARAM: Final = "Mcp-Param-"
 
 # Which member of params `Mcp-Name` repeats.
-NAMED_BY: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED_BY: Final[Mapping[str, str]] = {
+    "tools/call": "name", "prompts/get": "name", "resources/read": "uri",
+    "tasks/get": "taskId", "tasks/update": "taskId", "tasks/cancel": "taskId",
+}  # fmt: skip
 
 LONGEST_SESSION_ID: Final = 1024
 

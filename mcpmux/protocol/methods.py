@@ -66,12 +66,15 @@ _REQUESTS: Final = (
 
 REQUESTS: Final[dict[str, Method]] = {method.name: method for method in _REQUESTS}
 
-# Tasks, an experiment of 2025-11-25 alone. `tasks/list` does not exist here: see ARCHITECTURE.md, "Decisions".
+# Tasks: an experiment of 2025-11-25, and an extension of the modern era. `tasks/list` does not exist here: see
+# ARCHITECTURE.md, "Decisions".
 TASK_RESULT: Final = "tasks/result"
-_OF_TASKS: Final = ("tasks/get", TASK_RESULT, "tasks/cancel")
-TASK_REQUESTS: Final[dict[str, Method]] = {
-    name: Method(name, Answers.TASK, Subject.TOOL, "taskId", capability="tasks") for name in _OF_TASKS
-}
+TASK_UPDATE: Final = "tasks/update"
+_GET, _CANCEL, _RESULT, _UPDATE = (
+    Method(name, Answers.TASK, Subject.TOOL, "taskId", capability="tasks")
+    for name in ("tasks/get", "tasks/cancel", TASK_RESULT, TASK_UPDATE)
+)
+TASK_REQUESTS: Final[dict[str, Method]] = {method.name: method for method in (_GET, _CANCEL, _RESULT)}
 
 # What the modern era brought, and what it took away.
 DISCOVER: Final = "server/discover"
@@ -80,7 +83,7 @@ _BROUGHT: Final = (Method(DISCOVER, Answers.US), Method(LISTEN, Answers.INTEREST
 _TAKEN: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 
 MODERN_REQUESTS: Final[dict[str, Method]] = {
-    method.name: method for method in (*_REQUESTS, *_BROUGHT) if method.name not in _TAKEN
+    method.name: method for method in (*_REQUESTS, *_BROUGHT, _GET, _CANCEL, _UPDATE) if method.name not in _TAKEN
 }
 EVERY_REQUEST: Final = frozenset(REQUESTS | TASK_REQUESTS | MODERN_REQUESTS)
 

@@ -4,8 +4,12 @@ A task is a request that works on after its answer. Revision 2025-11-25 has task
 one by the param `task` of `tools/call`, gets a `CreateTaskResult`, and comes back for state and result by `tasks/*`.
 Everything else that has to do with a task names it in `_meta`.
 
+In the modern era tasks are an extension. There a client says in each request that it knows them, and the server alone
+decides whether a `tools/call` becomes one; its result is then the task itself, with `resultType` `task`, and state,
+questions and result all come by `tasks/get`.
+
 Owns the places where task ids stand and nothing else: which id stands for which is `calls/tasks.py`'s. Pure.
-Source: MCP 2025-11-25 basic/utilities/tasks.
+Source: MCP 2025-11-25 basic/utilities/tasks; the extension io.modelcontextprotocol/tasks (SEP-2663).
 """
 
 from __future__ import annotations
@@ -21,8 +25,12 @@ from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import envelope
 
 SINCE: Final = "2025-11-25"
-PARAM: Final = "task"  # of tools/call: the client wants a task
+PARAM: Final = "task"  # of tools/call: the client wants a task; as a `resultType`: the result is one
 RELATED: Final = "io.modelcontextprotocol/related-task"
+EXTENSION: Final = "io.modelcontextprotocol/tasks"
+EXTENSIONS: Final = "extensions"  # the capability that says which extensions somebody knows
+REQUIRED: Final[dict[str, dict[str, object]]] = {EXTENSIONS: {EXTENSION: {}}}
+TO_BE_MADE: Final = "*"  # the task of a call that may become one
 ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 LONGEST_ID: Final = 1024  # characters of an id of a server
 
@@ -54,6 +62,21 @@ def announced(capabilities: Mapping[str, Raw]) -> Announced:
     return Announced(_object(tools.get("call")) is not None, _object(said.get("cancel")) is not None)
 
 
+def is_extended(capabilities: Mapping[str, Raw]) -> bool:
+    """Whether a client or a server of the modern era says that it knows the extension."""
+    return _object((_object(capabilities.get(EXTENSIONS)) or {}).get(EXTENSION)) is not None
+
+
+def extended(capabilities: Mapping[str, Raw], knows: bool) -> dict[str, Raw]:
+    """Capabilities of a client that knows the extension, or, whatever it says, does not."""
+    others = _object(capabilities.get(EXTENSIONS)) or {}
+    others.pop(EXTENSION, None)
+    if knows:
+        others[EXTENSION] = Raw(b"{}")
+    rest = {name: raw for name, raw in capabilities.items() if name != EXTENSIONS}
+    return {**rest, EXTENSIONS: Raw(envelope.encode(others))} if others else rest
+
+
 def takes_tasks(tool: bytes) -> bool:
     """Whether a tool, as its server lists it, may be called as a task."""
     try:
@@ -71,13 +94,19 @@ def standing(task: Raw | Mapping[str, Raw] | None) -> Standing | None:
     task_id, status = envelope.text(found.get("taskId")), envelope.text(found.get("status"))
     if task_id is None or status is None or len(task_id) > LONGEST_ID:
         return None
-    return Standing(task_id, status, _seconds(found.get("ttl")))
+    return Standing(task_id, status, _seconds(found.get("ttl", found.get("ttlMs"))))
 
 
 def made(result: Raw) -> Standing | None:
     """The task in a `CreateTaskResult`; None if the result is none."""
     found = _object(result)
     return None if found is None else standing(found.get("task"))
+
+
+def turned(result: Raw) -> dict[str, Raw] | None:
+    """The members of a result that is a task of the extension, without its `resultType`; None if it is none."""
+    found = _object(result)
+    return found if found is not None and envelope.text(found.pop("resultType", None)) == PARAM else None
 
 
 def renamed_made(result: Raw, task_id: str) -> Raw:

@@ -26,6 +26,7 @@ from msgspec import DecodeError, Raw, Struct, ValidationError
 from msgspec.json import Decoder
 
 from mcpmux.errors import (
+    CapabilityMissing,
     InvalidParams,
     InvalidRequest,
     MalformedMessage,
@@ -34,10 +35,10 @@ from mcpmux.errors import (
     SealBroken,
     VersionUnsupported,
 )
-from mcpmux.protocol import envelope, faults, headers, rounds
+from mcpmux.protocol import envelope, faults, headers, rounds, tasks
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.envelope import Request
-from mcpmux.protocol.events import Event, Failure, InputRequired, Log, Offered, Progress, Result
+from mcpmux.protocol.events import Event, Failure, InputRequired, Log, Offered, Progress, Result, TaskMade
 from mcpmux.protocol.methods import (
     ACKNOWLEDGED,
     CHANGED_BY,
@@ -62,6 +63,7 @@ LONGEST_REVISION: Final = 64  # characters
 
 _COMPLETE: Final = b'"resultType":"complete"'
 _INPUT_REQUIRED: Final = b'"resultType":"input_required"'
+_TASK: Final = b'"resultType":"task"'
 _OURS: Final = b'%b,"ttlMs":%d,"cacheScope":"private"' % (_COMPLETE, FRESH)
 _READ: Final = b'%b,"ttlMs":0,"cacheScope":"private"' % _COMPLETE
 _COMPLETE_NAMES: Final = ("resultType",)
@@ -113,6 +115,8 @@ class RequestCore(Struct, frozen=True, gc=False):
         """The wire bytes of one event; None where this client gets nothing."""
         if isinstance(event, InputRequired):
             return envelope.result_with(self.admission.id, _INPUT_REQUIRED, event.result)
+        if isinstance(event, TaskMade):
+            return envelope.result_with(self.admission.id, _TASK, event.result)
         if isinstance(event, Result):
             return self._completed(event.result)
         match event:
@@ -136,6 +140,8 @@ class RequestCore(Struct, frozen=True, gc=False):
         members = None if raw is None else _object(raw)
         if raw is None or members is None:
             raise InvalidParams("notifications must be an object with each name once")
+        if "taskIds" in members and not tasks.is_extended(self.capabilities):
+            raise CapabilityMissing(tasks.REQUIRED)
         try:
             found = _FILTER.decode(raw)
         except (ValidationError, DecodeError, UnicodeDecodeError) as exc:
@@ -175,7 +181,7 @@ class RequestCore(Struct, frozen=True, gc=False):
     def _completed(self, raw: Raw) -> bytes:
         """A result with what every result of this era has."""
         method = self.admission.method
-        if method.answers is not Answers.SERVER:
+        if method.answers is not Answers.SERVER and method.answers is not Answers.TASK:
             return envelope.result_with(self.admission.id, _OURS, raw)  # ours: no such member is in it
         more, names = (_READ, _READ_NAMES) if method.name == "resources/read" else (_COMPLETE, _COMPLETE_NAMES)
         body = bytes(raw)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from mcpmux.protocol import abilities, envelope, methods
+from mcpmux.protocol import abilities, envelope, methods, tasks
 from mcpmux.protocol.envelope import Reply
 from mcpmux.protocol.events import Opening
 from mcpmux.protocol.revisions import LEGACY, MODERN, SAYS_REVISION
@@ -33,7 +33,6 @@ CAPABILITY_MISSING: Final = -32021
 UNSUPPORTED: Final = -32022
 
 _SHOWN: Final = 200
-_EXTENSIONS: Final = "extensions"
 _EMPTY: Final = Raw(b"{}")
 _REVISION: Final = Raw(envelope.encode(MODERN))
 _TEXTS: Final = msgspec.json.Decoder(list[str])
@@ -57,7 +56,10 @@ class Sayings:
             meta.pop(name, None)
         meta[SAYS_REVISION] = _REVISION
         meta[CLIENT_INFO] = self._client_info
-        meta[CLIENT_CAPABILITIES] = self._capabilities(opening.client)
+        known = self._capabilities(opening.client)
+        meta[CLIENT_CAPABILITIES] = (
+            Raw(envelope.encode(tasks.extended(members(known), True))) if opening.task else known
+        )
         if opening.log_level is not None:
             meta[LOG_LEVEL] = Raw(envelope.encode(opening.log_level))
         if opening.wants_progress:
@@ -73,14 +75,14 @@ class Sayings:
 
 
 def declared(client: Mapping[str, Raw]) -> dict[str, Raw]:
-    """The capabilities of a client as this era has them."""
+    """The capabilities of a client as this era has them, without tasks, which only some calls can become."""
     found = abilities.announced(client, MODERN)
     if "roots" in found:
         found["roots"] = _EMPTY  # nobody is told any more that they changed
-    extensions = client.get(_EXTENSIONS)
+    extensions = client.get(tasks.EXTENSIONS)
     if extensions is not None and bytes(extensions)[:1] == b"{":
-        found[_EXTENSIONS] = extensions
-    return found
+        found[tasks.EXTENSIONS] = extensions
+    return tasks.extended(found, False)
 
 
 def read(reply: Reply) -> Greeting | Outdated | Unwelcome:
