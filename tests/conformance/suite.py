@@ -17,6 +17,15 @@ NODE = "node@22"  # The suite needs Node 22; the npm package carries its binary.
 LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
 CHECKS = 84  # what the suite asks at the legacy revision
+_BOTH_ERAS = ("tools_call", "json-schema-2020-12-preservation")
+CLIENT_SCENARIOS = {
+    LEGACY: (*_BOTH_ERAS, "initialize", "elicitation-sep1034-client-defaults", "sse-retry"),
+    MODERN: (
+        *_BOTH_ERAS, "request-metadata", "sep-2322-client-request-state", "http-standard-headers",
+        "http-custom-headers", "http-invalid-tool-headers", "json-schema-ref-no-deref",
+    ),
+}  # fmt: skip
+CLIENT_CHECKS = {LEGACY: 27, MODERN: 36}  # what it sees of a client, at least
 MODERN_CHECKS = 115  # what it can ask of a legacy server at the modern one, and all of it passes
 
 ORDER = ("INFO", "SUCCESS", "SKIPPED", "WARNING", "FAILURE")  # INFO is a note, no check.
@@ -42,16 +51,33 @@ def installed() -> Path:
 
 async def run(url: str, results: Path, revision: str = LEGACY) -> Checks:
     """Every check of every scenario of a revision against one URL: `scenario/check` -> its status (`ORDER`)."""
+    await _run(results, "server", "--url", url, "--suite", "all", "--spec-version", revision)
+    return read(results)
+
+
+async def run_client(command: str, results: Path, revision: str) -> Checks:
+    """The same for clients: the suite has a server for each scenario, and runs `command` with its URL.
+
+    The scenarios in which the client gets itself a token (`auth/`) are left out.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        for scenario in CLIENT_SCENARIOS[revision]:
+            more = ("--command", command, "--scenario", scenario, "--spec-version", revision)
+            tasks.create_task(_run(results, "client", *more))
+    return read(results)
+
+
+async def _run(results: Path, *arguments: str) -> None:
     place = installed() / "node_modules"
     suite = place / SUITE / "dist" / "index.js"
-    command = [place / "node" / "bin" / "node", suite, "server", "--url", url, "--suite", "all"]
     process = await asyncio.create_subprocess_exec(
-        *command, "--spec-version", revision, "-o", results,
+        place / "node" / "bin" / "node", suite, *arguments, "-o", results,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
-    (results / "output.txt").write_bytes(output)
-    return read(results)
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / "output.txt").open("ab") as file:
+        file.write(output)
 
 
 def read(results: Path) -> Checks:
