@@ -91,12 +91,6 @@ class Log:
         except AssertionError as problem:
             self.problems.append(str(problem))
 
-    async def more(self) -> None:
-        """Wait for anything else that the SDK hands out, whatever it is. Raises: TimeoutError."""
-        self.changed.clear()
-        async with asyncio.timeout(WAIT):
-            await self.changed.wait()
-
     async def until(self, happened: Callable[[], object]) -> None:
         """Wait for what the SDK hands out. Raises: TimeoutError."""
         async with asyncio.timeout(WAIT):

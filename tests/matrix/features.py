@@ -10,7 +10,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -245,11 +245,19 @@ async def _logging(at: Meeting) -> None:
     meta = {PREFIX + "logLevel": "warning"} if at.modern else None
     if not at.modern:
         await at.client.ask("logging/setLevel", {"level": "warning"})
-    for level in ("info", "warning"):
-        await at.call("log", _meta=meta, level=level, text=f"{word} {level}")
-    await at.client.log.until(lambda: word in str(at.heard("notifications/message")))
-    said = [one for one in at.heard("notifications/message") if word in str(one)]
-    assert [one["level"] for one in said] == ["warning"], said
+
+    def said() -> list[str]:
+        return [one["level"] for one in at.heard("notifications/message") if word in str(one)]
+
+    for _ in range(5):
+        for level in ("info", "warning"):
+            await at.call("log", _meta=meta, level=level, text=f"{word} {level}")
+        # On a pipe that mcpmux itself asks for lists just then it is nobody's for certain, and lost.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await at.client.log.until(said)
+            break
+    assert set(said()) == {"warning"}, said()
 
 
 @feature("resource subscriptions")
@@ -295,8 +303,10 @@ async def _changing(at: Meeting) -> None:
         # All at once: mcpmux tells of many changes in a second as of one. The first may be of what the client before
         # this one took away.
         await at.client.log.until(lambda: all(now > then for now, then in zip(told(), before, strict=True)))
+        seen = -1
         while not all([await listed(kind) for kind in kinds]):
-            await at.client.log.more()
+            await at.client.log.until(lambda seen=seen: len(at.client.log.heard) > seen)
+            seen = len(at.client.log.heard)
     finally:
         for kind in kinds:
             await at.call("withdraw", kind=kind, name=name)
@@ -346,12 +356,15 @@ async def _answered(at: Meeting, what: str, method: str, wanted: Json) -> None:
 def _not_asked(what: str) -> Check:
     async def check(at: Meeting) -> None:
         before = len(at.client.log.asked)
-        if at.upstream == MODERN:
-            # Such a server cannot be answered by an error: its call ends with one.
-            await refused(at.said("inquire", what=what))
-        else:
+        try:
             answer, _ = await _inquiry(at, what)
-            assert answer["error"]["message"], answer
+        except Refused:
+            # A server of the modern era cannot be answered by an error: its call ends with one,
+            assert at.upstream == MODERN
+        else:
+            # or, where the schema has a word for it, it is told that nobody answers.
+            told = answer["result"]["action"] == "cancel" if at.upstream == MODERN else answer["error"]["message"]
+            assert told, answer
         assert at.client.log.asked[before:] == []
 
     return check

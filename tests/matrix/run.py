@@ -10,12 +10,12 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.gateway_process import Gateway
-from tests.matrix.clients import KINDS, Client, Kind, PythonClient
-from tests.matrix.features import FEATURES, Feature, Meeting
+from tests.matrix.clients import KINDS, LEGACY, Client, Kind, PythonClient
+from tests.matrix.features import FEATURES, Feature, Meeting, text
 from tests.matrix.node import Node
 from tests.matrix.servers import OWN, UPSTREAMS, Upstream
 
@@ -48,7 +48,8 @@ async def run(gateway: Gateway, token: str, folder: Path) -> list[Cell]:
             node = await stack.enter_async_context(Node.running(program))
             connecting[program] = node.connected  # type: ignore[assignment]
 
-        async def visit(upstream: Upstream) -> None:
+        async def visit(listed: Upstream) -> None:
+            upstream = await _agreed(listed, gateway, token)
             for kind in KINDS:
                 for revision in kind.revisions:
                     place = _Place(gateway.url, token, folder, upstream, kind, revision)
@@ -58,6 +59,15 @@ async def run(gateway: Gateway, token: str, folder: Path) -> list[Cell]:
             for upstream in UPSTREAMS:
                 tasks.create_task(visit(upstream))
     return cells
+
+
+async def _agreed(upstream: Upstream, gateway: Gateway, token: str) -> Upstream:
+    """The server with the revision that mcpmux speaks with it, as the server itself says."""
+    if upstream.revision:
+        return upstream
+    async with PythonClient.connected(KINDS[0], f"{gateway.url}/servers/{upstream.id}", token, LEGACY[-1]) as client:
+        said = await client.ask("tools/call", {"name": "revision", "arguments": {}})
+    return replace(upstream, revision=text(said))
 
 
 @dataclass(frozen=True)

@@ -19,27 +19,35 @@ OWN = "-own"  # the id of the same server with a link for each session
 
 @dataclass(frozen=True)
 class Upstream:
-    """One column of the matrix."""
+    """One column of the matrix; `revision` is empty if it is what mcpmux and the server agree on."""
 
     id: str
     name: str
     revision: str
     transport: str
+    program: str = "everything"
 
-    @property
-    def command(self) -> list[str]:
-        """What starts it."""
-        return [sys.executable, str(HERE / "everything.py"), self.transport, self.revision]
+    def command(self, wires: Path) -> list[str]:
+        """What starts it; some note what is said in a folder."""
+        command = [sys.executable, str(HERE / f"{self.program}.py"), self.transport]
+        return [*command, self.revision, "--wires", str(wires)] if self.program == "everything" else command
 
 
 def _plain(transport: str, name: str, revision: str) -> Upstream:
     return Upstream(f"{transport}-{revision}", name, revision, transport)
 
 
+def _official(transport: str, name: str) -> Upstream:
+    return Upstream(f"{transport}-official", name, "", transport, "official")
+
+
 UPSTREAMS = (
     *(_plain("stdio", "stdio", revision) for revision in LEGACY),
     *(_plain("http", "Streamable HTTP", revision) for revision in LEGACY[1:]),
     _plain("sse", "HTTP+SSE", LEGACY[0]),
+    _official("stdio", "Python SDK 2.x, stdio"),
+    _official("http", "Python SDK 2.x, Streamable HTTP"),
+    _official("sse", "Python SDK 2.x, HTTP+SSE"),
 )
 
 
@@ -49,7 +57,7 @@ def started(wires: Path) -> Iterator[dict[str, Section]]:
     sections: dict[str, Section] = {}
     with ExitStack() as stack:
         for upstream in UPSTREAMS:
-            command = [*upstream.command, "--wires", str(wires)]
+            command = upstream.command(wires)
             section: Section = {"transport": upstream.transport, "timeout": "20s"}
             if upstream.transport == "stdio":
                 section["command"] = command

@@ -27,9 +27,10 @@ def tables(cells: list[Cell]) -> str:
         (f"client {revision}", lambda cell, revision=revision: cell.revision == revision)
         for revision in (*LEGACY, MODERN)
     ]
+    found = {cell.upstream.id: cell.upstream for cell in cells}
     servers: list[Column] = [
-        (f"{upstream.name} {upstream.revision}", lambda cell, upstream=upstream: cell.upstream == upstream)
-        for upstream in UPSTREAMS
+        (f"{found[id_].name} {found[id_].revision}", lambda cell, id_=id_: cell.upstream.id == id_)
+        for id_ in (upstream.id for upstream in UPSTREAMS)
     ]
     parts = [_table(cells, clients), _table(cells, servers)]
     if MISSING:
