@@ -60,6 +60,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(gateway, folder / "tasker.record")
 
 
+@pytest.fixture(scope="module")
+def outer(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Another mcpmux in front of that one, which it reaches over Streamable HTTP as `far`."""
+    who = bearer(place.gateway, "outer@example.com", "MCP-tasker")
+    far = {"transport": "http", "url": f"{place.gateway.url}/servers/tasker/mcp", "headers": who}
+    with running(tmp_path_factory.mktemp("outer"), {"far": far}) as gateway:
+        gateway.grant("MCP-far", "far")
+        gateway.wait_for(lambda: gateway.logged("link_ready", server="far"), 30, "far")
+        yield Place(gateway, place.record)
+
+
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
@@ -107,6 +118,18 @@ async def test_a_call_becomes_a_task_that_is_polled_asks_and_ends(
     assert ended["status"] == "completed"
     assert json.loads(ended["result"]["content"][0]["text"]) == answers  # type: ignore[index]
     assert place.heard("tasks/get")[-1]["taskId"].startswith("task-")  # type: ignore[union-attr]
+
+
+async def test_a_task_of_a_remote_server_outlives_us(outer: Place, http: aiohttp.ClientSession) -> None:
+    who = outer.who(http, "ana", "far")
+    task = await made(who, "far__confirm")
+    outer.gateway.end()
+    outer.gateway.start()
+    outer.gateway.wait_for(lambda: outer.gateway.logged("link_ready", server="far"), 30, "far")
+    again = Modern(http, f"{outer.gateway.url}/mcp", who.who)
+    assert result(await about(again, task))["status"] == "input_required"
+    assert result(await about(again, task, "tasks/update", inputResponses={"name": {"action": "decline"}}))
+    assert "decline" in json.dumps(result(await about(again, task))["result"])
 
 
 async def test_links_in_a_result_lead_back_here_and_a_task_can_be_cancelled(ana: Modern) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from mcpmux.calls.tasks import PER_PRINCIPAL
 from tests.calls.upstream import Json, Witness, params, until
 from tests.faces.client import Session, bearer, calling, error_of, request, said
 from tests.faces.modern import Modern
@@ -180,6 +181,19 @@ async def test_an_id_outlives_its_session_but_not_its_ttl(place: Place, http: Ht
     assert await state(again, task) == "working"
     short = await made(again, "tasker__work", 1, gate="/nowhere")
     assert await refused(again, short) == UNKNOWN
+
+
+async def test_nobody_has_more_tasks_at_work_than_may_be(place: Place, http: Http) -> None:
+    session = await place.session(http, "max", "tasker")
+    first = await made(session, "tasker__work", gate="/nowhere")
+    for _ in range(PER_PRINCIPAL - 1):
+        await made(session, "tasker__work", gate="/nowhere")
+    (answer,) = (await session.post(tasking("tasker__work", gate="/nowhere"))).messages
+    assert "Too many tasks" in str(error_of(answer)[1])
+    await session.ask("tasks/cancel", {"taskId": first})
+    await made(session, "tasker__work", gate="/nowhere")
+    other = await place.session(http, "moe", "tasker")
+    await made(other, "tasker__work", gate="/nowhere")
 
 
 # Whose a task is -------------------------------------------------------------------------------------------------
