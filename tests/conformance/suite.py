@@ -55,6 +55,12 @@ async def run(url: str, results: Path, revision: str = LEGACY) -> Checks:
     return read(results)
 
 
+async def run_one(url: str, results: Path, scenario: str, revision: str = MODERN) -> Checks:
+    """The same for one scenario."""
+    await _run(results, "server", "--url", url, "--scenario", scenario, "--spec-version", revision)
+    return read(results)
+
+
 async def run_client(command: str, results: Path, revision: str) -> Checks:
     """The same for clients: the suite has a server for each scenario, and runs `command` with its URL.
 
