@@ -33,7 +33,7 @@ _URL: Final = "url"
 _OLDEST: Final = "2024-11-05"
 _NEWEST: Final = "2025-11-25"
 
-# Capability -> the revision that brought it, and the same for its members. Tasks are not bridged yet.
+# Capability -> the revision that brought it, and the same for its members. Tasks at a client are not announced.
 _SINCE: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "roots": (_OLDEST, {"listChanged": _OLDEST}),
     "sampling": (_OLDEST, {"context": _NEWEST, "tools": _NEWEST}),
