@@ -168,7 +168,9 @@ class Parking:
                     self.drop(parked, UNANSWERED)
 
     def drop(self, parked: Parked, reason: str) -> None:
-        """Cancel a call that nobody is to come back to."""
+        """Cancel a call that nobody is to come back to; does nothing if somebody just has, or it was dropped already."""
+        if self._table.get(parked.id) is not parked:
+            return
         self._take(parked)
         outcome = "expired" if reason == UNANSWERED else "void"
         for ask in parked.asks.values():

@@ -119,6 +119,15 @@ async def test_who_does_not_come_back_in_time_finds_nothing_and_the_server_is_to
         place.parking.resume(place.request(state, {key: ACCEPTED}))
 
 
+async def test_who_has_just_come_back_is_not_given_up(place: Place) -> None:
+    _, key, state = await place.left()
+    (parked,) = place.parking
+    again = place.request(state, {key: ACCEPTED})
+    assert place.parking.resume(again)
+    place.parking.drop(parked, "the grant is gone")
+    assert isinstance(await following(again), Result)
+
+
 async def test_coming_back_keeps_no_call_alive_for_ever(place: Place) -> None:
     call = place.request()
     call.started -= module.LONGEST - 10
