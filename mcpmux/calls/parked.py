@@ -168,7 +168,7 @@ class Parking:
                     self.drop(parked, UNANSWERED)
 
     def drop(self, parked: Parked, reason: str) -> None:
-        """Cancel a call that nobody is to come back to; does nothing if somebody just has, or it was dropped already."""
+        """Cancel a call that nobody is to come back to; nothing, if somebody just has or it was dropped."""
         if self._table.get(parked.id) is not parked:
             return
         self._take(parked)
