@@ -103,6 +103,12 @@ def test_without_a_call_and_in_a_call_of_our_own_it_is_nobodys() -> None:
     refusal(core.receive(asking(), None, 0.0), "ask_idle")
 
 
+def test_calls_of_our_own_stand_in_nobodys_way() -> None:
+    core = shared()
+    opened(core, "list", OURSELVES), opened(core, "a", "ana"), opened(core, "another list", OURSELVES)
+    asked(core.receive(asking(), None, 0.0), "a")
+
+
 @pytest.mark.parametrize(("seconds", "delivered"), [(0.0, False), (AFTERMATH - 0.1, False), (AFTERMATH, True)])
 def test_after_another_callers_call_it_is_nobodys_for_a_while(seconds: float, delivered: bool) -> None:
     core = shared()

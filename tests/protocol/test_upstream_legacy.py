@@ -266,12 +266,16 @@ def test_the_call_before_ones_own_last_one_counts_as_well() -> None:
     assert isinstance(core.receive(LOG, None, 120.0)[0], Stray)
 
 
-def test_what_mcpmux_asks_itself_disturbs_only_while_it_is_in_flight() -> None:
+def test_what_mcpmux_asks_itself_stands_in_nobodys_way() -> None:
     core = greeted()
     call(core, "list", 100.0, "")
-    opened(core, "a", "ana")
-    assert isinstance(core.receive(LOG, None, 100.0)[0], Deliver)
     opened(core, "list", "")
+    opened(core, "a", "ana")
+    opened(core, "another list", "")
+    (found,) = core.receive(LOG, None, 100.0)
+    assert isinstance(found, Deliver)
+    assert found.owner == "a"
+    opened(core, "b", "ben")
     assert isinstance(core.receive(LOG, None, 100.0)[0], Stray)
 
 
@@ -553,9 +557,10 @@ class Link(RuleBasedStateMachine):
         if not isinstance(found, Deliver):
             assert isinstance(found, Stray)
             return
-        # Certainty: one call, nobody else lately, nobody else's cancelled call that may go on.
-        assert len(self.open) == 1
-        ((owner, caller),) = self.open.values()
+        # Certainty: one call of a caller's, nobody else lately, nobody else's cancelled call that may go on.
+        theirs = [each for each in self.open.values() if each[1]] or list(self.open.values())
+        assert len(theirs) == 1
+        ((owner, caller),) = theirs
         assert found.owner == owner
         others = [seen for who, seen in self.last_seen.items() if who != caller]
         assert not caller or all(self.now - seen >= AFTERMATH for seen in others)

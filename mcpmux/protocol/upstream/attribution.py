@@ -1,11 +1,11 @@
 """Whose call an unaddressed message of a shared link belongs to: one caller's for certain, or nobody's.
 
 A log message carries no id, and what a server asks of a client carries none of ours. On a shared link whose messages
-come on one stream (stdio, HTTP+SSE) it belongs to a call only if that call is the only one in flight, and no call of
-another caller was on the link in the last 30 s: a tool may go on working a while after its answer. A call that was
-cancelled counts until the server has answered it all the same, or for 5 minutes, because nothing says whether it ever
-stopped. On a link that is lent to one call at a time only such cancelled calls of others count, on a link of one
-client nothing does. A task works on after its answer, so it counts until it has ended.
+come on one stream (stdio, HTTP+SSE) it belongs to a call only if that call is the only one in flight, but for those
+of our own, and no call of another caller was on the link in the last 30 s: a tool may go on working a while after its
+answer. A call that was cancelled counts until the server has answered it all the same, or for 5 minutes, because
+nothing says whether it ever stopped. On a link that is lent to one call at a time only such cancelled calls of others
+count, on a link of one client nothing does. A task works on after its answer, so it counts until it has ended.
 
 Source: design.md section 3, "A server→client message reaches exactly the caller that it belongs to, or nobody".
 """

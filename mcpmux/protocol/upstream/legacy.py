@@ -352,7 +352,9 @@ class LinkCore(Generic[T]):
         if self._own:
             # Whichever it is, it is the same client's: the newest is the most likely to be waited for.
             return next((call for call in reversed(self._flights) if self._flights[call].caller != OURSELVES), None)
-        call = self._only_one()
+        # What we ask on our own account, lists above all, holds nobody's data: it stands in no caller's way.
+        theirs = [call for call, flight in self._flights.items() if flight.caller != OURSELVES]
+        call = theirs[0] if len(theirs) == 1 else None if theirs else self._only_one()
         if call is None:
             return None
         caller = self._flights[call].caller
