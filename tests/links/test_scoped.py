@@ -163,8 +163,8 @@ async def test_a_link_that_is_not_used_ends_and_a_busy_one_does_not(tmp_path: Pa
 async def test_a_link_on_which_something_is_waited_for_stays_unless_its_place_is_needed(tmp_path: Path) -> None:
     async with running(tmp_path, apart(idle=0.1, max_links=2)) as pool:
         await count(pool, ANA)
+        pool.keep(ANA)  # before anything is awaited that may take longer than `idle`
         await count(pool, BEN)
-        pool.keep(ANA)
         await until(lambda: alive(pool) == 2)
         assert pool.lives(ANA)
         async with asyncio.TaskGroup() as tasks:
