@@ -236,8 +236,14 @@ def _bound(call: Call) -> bytes:
 
 
 def _keys(call: Call) -> dict[str, int]:
-    """What the client calls each ask: a name that it has had before stays, a new one is new to it."""
+    """What the client calls each ask: as its server does, if that names them.
+
+    Otherwise a name that it has had before stays, a new one is new to it.
+    """
     asks = call.asks or {}
+    theirs = {ask.key: number for number, ask in asks.items() if ask.key is not None}
+    if len(theirs) == len(asks):
+        return theirs
     former = call.former.keys if call.former is not None else {}
     kept = {key: ask for key, ask in former.items() if ask in asks}
     named = set(kept.values())

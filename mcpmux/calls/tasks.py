@@ -324,8 +324,8 @@ class Errand(Struct, frozen=True):
         match event:
             case Result(raw):
                 return self._answered(raw, exchange.link)
-            case Ask(id_, method, params):
-                return Ask(id_, method, tasks.remarked(params, self.sealed)) if self.sealed else event
+            case Ask(id_, method, params, key):
+                return Ask(id_, method, tasks.remarked(params, self.sealed), key) if self.sealed else event
             case Progress(params) if self.sealed:
                 return Progress(tasks.remarked(params, self.sealed) or params)
             case Log(level, raw) if self.sealed:

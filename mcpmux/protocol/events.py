@@ -61,12 +61,14 @@ class Log(Struct, frozen=True, gc=False):
 class Ask(Struct, frozen=True, gc=False):
     """The server asks the client of this call (elicitation, sampling, roots); answered by `Exchange.answer(id, …)`.
 
-    `id` is a number of ours, unique on its link; `params` without what we do not pass on (see `upstream/asks.py`).
+    `id` is a number of ours, unique on its link; `params` without what we do not pass on (see `upstream/asks.py`);
+    `key` the name that a server of the modern era gives to what it asks.
     """
 
     id: int
     method: str
     params: dict[str, Raw] | None
+    key: str | None = None
 
 
 class Withdrawn(Struct, frozen=True, gc=False):

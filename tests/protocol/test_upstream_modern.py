@@ -284,7 +284,7 @@ def test_what_is_asked_reaches_the_client_and_the_request_goes_up_again() -> Non
     asked = core.receive(required(first, one=FORM, two=SAMPLE), None, 0.0)
     events = [found.event for found in asked if isinstance(found, Deliver)]
     one, two = [event for event in events if isinstance(event, Ask)]
-    assert (one.method, two.method) == ("elicitation/create", "sampling/createMessage")
+    assert (one.key, one.method, two.key, two.method) == ("one", "elicitation/create", "two", "sampling/createMessage")
     assert not core.waits_for(first) and core.in_flight == 1
     assert core.answer(first, one.id, ACCEPTED) == []
     assert core.answer(first, one.id, ACCEPTED) == []  # nobody waits for it any more

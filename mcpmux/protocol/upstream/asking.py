@@ -69,11 +69,11 @@ def begin(found: Mapping[str, Raw], opening: Opening, last: int) -> tuple[Round,
     if len(questions) > PER_CALL:
         raise InvalidRequest("it asks too much at once")
     asks = []
-    for number, question in enumerate(questions.values(), last + 1):
+    for number, (key, question) in enumerate(questions.items(), last + 1):
         problem = _problem(question.method, question.params, opening.client)
         if problem is not None:
             raise InvalidRequest(problem)
-        asks.append(Ask(number, question.method, _older(number, passed_on(question.params))))
+        asks.append(Ask(number, question.method, _older(number, passed_on(question.params)), key))
     keys = {ask.id: (key, ask.method) for key, ask in zip(questions, asks, strict=True)}
     return Round(keys, {}, found.get(rounds.STATE)), asks
 
