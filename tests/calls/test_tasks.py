@@ -179,7 +179,7 @@ async def test_an_id_outlives_its_session_but_not_its_ttl(place: Place, http: Ht
     await ana.delete()
     again = await place.session(http, "ana", "tasker")
     assert await state(again, task) == "working"
-    short = await made(again, "tasker__work", 1, gate="/nowhere")
+    short = await made(again, "tasker__work", 0, gate="/nowhere")
     assert await refused(again, short) == UNKNOWN
 
 

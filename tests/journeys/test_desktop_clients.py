@@ -183,7 +183,7 @@ async def test_the_bridge_carries_either_era_to_the_official_server(mode: str) -
     async def progressed(progress: float, total: float | None, message: str | None) -> None:
         steps.append(progress)
 
-    with listening("http") as (url, _):
+    with listening("http", program="conformance_modern", arguments=["--era", "dual"]) as (url, _):
         program, *arguments = [gateway_program(), "stdio", "--url", url]
         server = StdioServerParameters(command=program, args=arguments, env=environment("unused"))
         async with Client(stdio_client(server), mode=mode, read_timeout_seconds=30.0) as client:
