@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,15 @@ def behind(transport: str) -> Iterator[Section]:
         yield {"transport": transport, "url": url}
 
 
-async def test_the_server_itself_passes_every_check(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory: pytest.TempPathFactory) -> suite.Checks:
+    """What the suite finds without mcpmux in between."""
     with listening("http") as (url, _):
-        checks = await suite.run(url, tmp_path)
-    statuses = [status for status in checks.values() if status != "INFO"]
+        return asyncio.run(suite.run(url, tmp_path_factory.mktemp("direct")))
+
+
+def test_the_server_itself_passes_every_check(direct: suite.Checks) -> None:
+    statuses = [status for status in direct.values() if status != "INFO"]
     assert statuses == ["SUCCESS"] * suite.CHECKS
 
 
@@ -48,10 +54,9 @@ async def test_the_proxy_that_adds_the_token_changes_nothing(tmp_path: Path) -> 
     ("transport", "isolation"),
     [("stdio", "shared"), ("stdio", "pooled"), ("stdio", "session"), ("http", "shared"), ("sse", "shared")],
 )
-async def test_behind_mcpmux_nothing_is_lost(transport: str, isolation: str, tmp_path: Path) -> None:
-    direct, behind_us = tmp_path / "direct", tmp_path / "behind"
-    with listening("http") as (url, _):
-        wanted = await suite.run(url, direct)
+async def test_behind_mcpmux_nothing_is_lost(
+    transport: str, isolation: str, direct: suite.Checks, tmp_path: Path
+) -> None:
     with (
         behind(transport) as section,
         running(tmp_path / "gateway", {"conformance": {**section, "isolation": isolation}}) as gateway,
@@ -59,8 +64,8 @@ async def test_behind_mcpmux_nothing_is_lost(transport: str, isolation: str, tmp
         await gateway.ready("conformance")
         token = gateway.token("ana@example.com", "MCP-Admin")
         async with bearer_proxy(gateway.url, token) as proxy:
-            got = await suite.run(f"{proxy}/servers/conformance/mcp", behind_us)
-    checked = {name for name, status in wanted.items() if status != "INFO"}
+            got = await suite.run(f"{proxy}/servers/conformance/mcp", tmp_path / "behind")
+    checked = {name for name, status in direct.items() if status != "INFO"}
     lost = {name: got.get(name, "absent") for name in checked if got.get(name) != "SUCCESS"}
     unexpected = {
         name: status
