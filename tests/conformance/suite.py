@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
+
+from tests import npm
 
 SUITE = "@modelcontextprotocol/conformance"
 VERSION = "0.2.0-alpha.12"
@@ -35,18 +33,7 @@ Checks = dict[str, str]
 
 def installed() -> Path:
     """The folder with node 22 and the suite; installed at the first call on a machine."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcpmux-tests"
-    place = cache / f"conformance-{VERSION}"
-    if not place.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=cache, prefix="installing-"))
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", building, NODE, f"{SUITE}@{VERSION}"]
-        subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
-        try:
-            building.rename(place)
-        except OSError:  # Another run was faster: its installation is as good.
-            shutil.rmtree(building)
-    return place
+    return npm.installed(f"conformance-{VERSION}", NODE, f"{SUITE}@{VERSION}")
 
 
 async def run(url: str, results: Path, revision: str = LEGACY) -> Checks:

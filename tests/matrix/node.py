@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests import npm
 from tests.matrix.clients import ACCEPTED, ROOTS, SAID, SEEN, USED, WAIT, Json, Kind, Log, Refused
 from tests.schemas.wire import Wire
 
@@ -31,18 +29,7 @@ LINE = 16 << 20  # bytes
 
 def installed() -> Path:
     """The folder with both SDKs; installed at the first call on a machine."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcpmux-tests"
-    place = cache / ("typescript-" + "-".join(name.rpartition("@")[2] for name in PACKAGES))
-    if not place.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=cache, prefix="installing-"))
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", building, *PACKAGES]
-        subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
-        try:
-            building.rename(place)
-        except OSError:  # Another run was faster: its installation is as good.
-            shutil.rmtree(building)
-    return place
+    return npm.installed("typescript-" + "-".join(name.rpartition("@")[2] for name in PACKAGES), *PACKAGES)
 
 
 class Node:
