@@ -12,6 +12,7 @@ Source: design.md section 3, "A server→client message reaches exactly the call
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 AFTERMATH: Final = 30.0  # seconds in which an ended call may still be what a server talks about
@@ -72,6 +73,21 @@ class Callers:
     def outlasts(self, task: str, caller: str, until: float) -> None:
         """A task of `caller` works on until then, unless it ends before: that is said by a time in the past."""
         self._tasks[task] = (caller, until)
+
+    def certain(self, in_flight: Mapping[int, str], now: float, *, lent: bool) -> int | None:
+        """The call (its id → its caller) that a message without an address belongs to, None if that is not certain.
+
+        What we ask on our own account, lists above all, holds nobody's data: it stands in no caller's way.
+        """
+        theirs = [call for call, caller in in_flight.items() if caller != OURSELVES]
+        candidates = theirs or list(in_flight)
+        if len(candidates) != 1:
+            return None
+        (call,) = candidates
+        caller = in_flight[call]
+        if lent:
+            return call if self.unhaunted(caller, now) else None
+        return call if caller == OURSELVES or self.alone(caller, now) else None
 
     def alone(self, caller: str, now: float) -> bool:
         """Whether nothing on the link can be about any other caller."""

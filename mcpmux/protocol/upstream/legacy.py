@@ -352,15 +352,8 @@ class LinkCore(Generic[T]):
         if self._own:
             # Whichever it is, it is the same client's: the newest is the most likely to be waited for.
             return next((call for call in reversed(self._flights) if self._flights[call].caller != OURSELVES), None)
-        # What we ask on our own account, lists above all, holds nobody's data: it stands in no caller's way.
-        theirs = [call for call, flight in self._flights.items() if flight.caller != OURSELVES]
-        call = theirs[0] if len(theirs) == 1 else None if theirs else self._only_one()
-        if call is None:
-            return None
-        caller = self._flights[call].caller
-        if self._lent:
-            return call if self._callers.unhaunted(caller, now) else None
-        return call if caller == OURSELVES or self._callers.alone(caller, now) else None
+        callers = {call: flight.caller for call, flight in self._flights.items()}
+        return self._callers.certain(callers, now, lent=self._lent)
 
     def _call_about(self, task: str, stream: int | None) -> int | None:
         """The call in which its client can be asked for a task: the newest about it, or that of the stream."""

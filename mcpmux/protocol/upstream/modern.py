@@ -371,13 +371,8 @@ class ModernCore(Generic[T]):
         if self._own:
             # Whichever it is, it is the same client's: the newest that wants to hear anything.
             return next((call for call in reversed(self._flights) if self._flights[call].opening.log_level), None)
-        theirs = [call for call, flight in self._flights.items() if flight.opening.caller != OURSELVES]
-        if len(theirs) != 1:
-            return None
-        call, caller = theirs[0], self._flights[theirs[0]].opening.caller
-        if self._lent:
-            return call if self._callers.unhaunted(caller, now) else None
-        return call if self._callers.alone(caller, now) else None
+        callers = {call: flight.opening.caller for call, flight in self._flights.items()}
+        return self._callers.certain(callers, now, lent=self._lent)
 
     # Wreckage --------------------------------------------------------------------------------------------------
 
