@@ -24,6 +24,12 @@ CLIENT_SCENARIOS = {
     ),
 }  # fmt: skip
 CLIENT_CHECKS = {LEGACY: 27, MODERN: 36}  # what it sees of a client, at least
+TASK_SCENARIOS = (
+    "tasks-lifecycle", "tasks-capability-negotiation", "tasks-wire-fields", "tasks-request-state-removal",
+    "tasks-mrtr-input", "tasks-request-headers", "tasks-dispatch-and-envelope", "tasks-status-notifications",
+    "tasks-required-task-error", "tasks-mrtr-composition",
+)  # fmt: skip
+TASK_CHECKS = 44  # what they see of a server that has tasks
 MODERN_CHECKS = 115  # what it can ask of a legacy server at the modern one, and all of it passes
 
 ORDER = ("INFO", "SUCCESS", "SKIPPED", "WARNING", "FAILURE")  # INFO is a note, no check.
@@ -45,6 +51,15 @@ async def run(url: str, results: Path, revision: str = LEGACY) -> Checks:
 async def run_one(url: str, results: Path, scenario: str, revision: str = MODERN) -> Checks:
     """The same for one scenario."""
     await _run(results, "server", "--url", url, "--scenario", scenario, "--spec-version", revision)
+    return read(results)
+
+
+async def run_tasks(url: str, results: Path) -> Checks:
+    """The same for the scenarios of the extension `io.modelcontextprotocol/tasks`, which belong to no revision."""
+    async with asyncio.TaskGroup() as tasks:
+        for scenario in TASK_SCENARIOS:
+            more = ("--url", url, "--scenario", scenario, "--spec-version", MODERN, "--force")
+            tasks.create_task(_run(results, "server", *more))
     return read(results)
 
 

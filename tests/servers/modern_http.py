@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Json = dict[str, "object"]
 REVISION = "2026-07-28"
 VERSION = "io.modelcontextprotocol/protocolVersion"
-NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+TASKS = dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskId")
+NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri", **TASKS}
 # Errors that are the request's own fault (the specification names each), and the unknown method.
 STATUS = {-32700: 400, -32020: 400, -32021: 400, -32022: 400, -32601: 404}
 
