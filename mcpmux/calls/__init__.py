@@ -10,6 +10,6 @@ from mcpmux.calls.interest import Interest
 from mcpmux.calls.lists import Lists
 from mcpmux.calls.parked import Parking
 from mcpmux.calls.router import Router
-from mcpmux.calls.tasks import Tasks
+from mcpmux.calls.tasks import Tasks, Told
 
-__all__ = ["Call", "Caller", "Inputs", "Interest", "Lists", "Parking", "Router", "Tasks"]
+__all__ = ["Call", "Caller", "Inputs", "Interest", "Lists", "Parking", "Router", "Tasks", "Told"]

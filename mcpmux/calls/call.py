@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Raw, Struct, field
 
 from mcpmux.access.decision import Decision
+from mcpmux.calls.errand import Errand
 from mcpmux.calls.inputs import EXHAUSTED, PATIENCE, UNANSWERED, Inputs, answered
-from mcpmux.calls.tasks import Errand
 from mcpmux.catalog import rewrite
 from mcpmux.catalog.view import View
 from mcpmux.config.schema import Server

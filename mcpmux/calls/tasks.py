@@ -1,10 +1,8 @@
 """Tasks: requests that work on after their answer, and the ids by which their callers come back to them.
 
 Theory. A server names its tasks as it likes, maybe so that anybody can guess. What a client gets is an id of ours: the
-server's, with all that is needed to find the way back and to decide anew, sealed for one principal at one endpoint and
-expiring with the task. So there is no table to look a task up in; an id works after a restart of mcpmux, and a foreign,
-forged or expired one looks like one that never existed. Every request about a task is decided on like a call of the
-tool that it runs: what is revoked is cut off from its tasks too.
+server's, with all that is needed to find the way back and to decide anew, sealed (`ticket.py`). Every request about a
+task is decided on like a call of the tool that it runs: what is revoked is cut off from its tasks too.
 
 A task lives where it was made. On a shared link that is any link of its server; if the server is a child of ours, the
 very process, because the next one may give the same id to somebody else. On a session's own link it is that link. On a
@@ -18,7 +16,8 @@ While a task is at work, what its link says without an address may be about it: 
 everybody else. What the server asks for a task names it, and goes to whoever waits for its result.
 
 The table here has the tasks that are at work, for two things alone: to bound them, and to tell the session in which
-one was made how it stands. It is bounded itself; what it has lost is not told, which MCP allows.
+one was made how it stands. It is bounded itself; what it has lost is not told, which MCP allows. Clients of the modern
+era hear of tasks by their subscriptions (`task_news.py`). What one call does with a task is its `Errand` (`errand.py`).
 Source: MCP 2025-11-25 basic/utilities/tasks; the extension io.modelcontextprotocol/tasks (SEP-2663); design section 3.
 """
 
@@ -34,20 +33,24 @@ from msgspec import Raw, Struct
 
 from mcpmux.access.decision import GrantSet, decide, whole
 from mcpmux.access.grants import Grants
+from mcpmux.calls import ticket
+from mcpmux.calls.errand import RESULT_WAIT, Errand
 from mcpmux.calls.target import of_tool
+from mcpmux.calls.task_news import TaskNews
+from mcpmux.calls.ticket import Ticket
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, Found, View
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import LinkKey, link_key
-from mcpmux.errors import CapabilityMissing, InvalidParams, MethodUnknown, SealBroken, TasksExhausted, TaskUnknown
+from mcpmux.errors import CapabilityMissing, InvalidParams, MethodUnknown, TasksExhausted, TaskUnknown
 from mcpmux.links.changes import LinkGone, LinkReady, TaskChanged
-from mcpmux.links.exchange import Exchange
 from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.metrics import Metrics
-from mcpmux.protocol import envelope, faults, tasks
-from mcpmux.protocol.events import Ask, End, Event, Failure, Log, Opening, Progress, Result, TaskMade
-from mcpmux.protocol.methods import TASK_RESULT, Answers, Subject
+from mcpmux.protocol import envelope, tasks
+from mcpmux.protocol.events import Opening
+from mcpmux.protocol.methods import TASK_RESULT, TASK_SUBSCRIBE, Answers, Subject
+from mcpmux.protocol.revisions import MODERN
 from mcpmux.seal import Keyring
 
 if TYPE_CHECKING:
@@ -56,29 +59,9 @@ if TYPE_CHECKING:
 PER_PRINCIPAL: Final = 256  # at work at once
 IN_TOTAL: Final = 4096
 LONGEST_LIFE: Final = 86_400.0  # seconds after which an id leads nowhere, also if its task is kept for ever
-RESULT_WAIT: Final = 3600.0  # seconds that a request for a result may wait
 START_WAIT: Final = 15.0  # seconds for a link that is being restarted
 
-_PURPOSE: Final = "task"
 _TASKED: Final = ("shared", "session")  # isolations with which there are tasks
-_ANSWERED: Final = ("ok", "tool_error", "rpc_error", "input_required")
-_UNUSABLE: Final = Failure(faults.INTERNAL_ERROR, "The server sent an answer that could not be used.")
-
-
-class Ticket(Struct, frozen=True, array_like=True):
-    """What a sealed id says: where the task is, which tool it runs, and the server's own id.
-
-    `life` is the link's, where the task ends with it; empty where the server outlives our links.
-    """
-
-    server: str
-    scope: str
-    life: str
-    tool: str
-    task: str
-
-
-_TICKET: Final = msgspec.json.Decoder(Ticket)
 
 
 class _AtWork(Struct, frozen=True):
@@ -93,12 +76,15 @@ class _AtWork(Struct, frozen=True):
 
 
 class Told(Struct, frozen=True):
-    """How a task stands, for the session in which it was made; `params` as its client gets them."""
+    """How a task stands, for the session in which it was made, or for a subscription; `params` as its client gets them.
+
+    None: nothing can be heard of it any more.
+    """
 
     session: str
     server: str
     tool: str
-    params: dict[str, Raw]
+    params: dict[str, Raw] | None
 
 
 class Tasks:
@@ -113,6 +99,7 @@ class Tasks:
         self._offers = offers
         self._pool = pool
         self._metrics = metrics
+        self.news = TaskNews(pool)
         self._at_work: dict[tuple[LinkKey, str], _AtWork] = {}
         self._held: Counter[str] = Counter()
 
@@ -157,9 +144,9 @@ class Tasks:
         # A server of the modern era may keep a task longer than it said at first.
         life = LONGEST_LIFE if made.life is None or not caller.revision else min(made.life, LONGEST_LIFE)
         child = server.transport == "stdio"
-        ticket = Ticket(server.id, link.key.scope, link.life if child else "", errand.tool, made.id)
+        found = Ticket(server.id, link.key.scope, link.life if child else "", errand.tool, made.id)
         until = time.time() + life
-        sealed = self._keyring.seal(_PURPOSE, envelope.encode(ticket), bound=_bound(caller), expires=until)
+        sealed = ticket.sealed(found, caller, self._keyring, until)
         if not made.ended:
             self._forget(link.key, made.id)
             self._at_work[link.key, made.id] = _AtWork(caller.principal.key, caller, sealed, errand.tool, child, until)
@@ -182,40 +169,51 @@ class Tasks:
         """
         if call.said is not None and not tasks.is_extended(call.said.capabilities):
             raise CapabilityMissing(tasks.REQUIRED)
-        sealed, ticket = self._ticket(call)
-        server = self._catalog.server(ticket.server)
+        sealed = envelope.text(call.admission.params.get("taskId"))
+        if sealed is None:
+            raise InvalidParams("taskId must be a string")
+        found = ticket.opened(sealed, call.caller, self._keyring)
+        server = self._catalog.server(found.server)
         if server is None:
             raise TaskUnknown
-        call.decision = decide(grants, of_tool(self._catalog, server, ticket.tool))
-        call.native = ticket.tool
+        call.decision = decide(grants, of_tool(self._catalog, server, found.tool))
+        call.native = found.tool
         if not call.decision.allowed:
             call.asked = server.id
             raise TaskUnknown
         call.server = server
         call.numbers = numbers = self._metrics.server(server.id).tally
         numbers.in_flight += 1
-        link = await self._link(call, server, ticket)
-        method = call.admission.method.name
-        call.errand = Errand(self, call.caller, server, ticket.tool, method, ticket.task, sealed)
-        params = {**tasks.unmarked(call.admission.params), "taskId": Raw(envelope.encode(ticket.task))}
-        wants_progress, client = call.admission.token is not None, call.caller.capabilities
-        opening = Opening(method, params, call.caller.principal.key, wants_progress, ticket.task, client)
-        call.opened(link.open(opening), RESULT_WAIT if method == TASK_RESULT else server.timeout)
+        link = await self._link(call, server, found)
+        self._begin(
+            call, link, Errand(self, call.caller, server, found.tool, call.admission.method.name, found.task, sealed)
+        )
+
+    def _begin(self, call: Call, link: Link, errand: Errand) -> None:
+        """Ask the server; who wants to hear of the task does so before the server can say anything."""
+        subscribes, client = errand.method == TASK_SUBSCRIBE.name, call.caller.capabilities
+        if subscribes and (link.greeting is None or link.greeting.protocol_version != MODERN):
+            raise TaskUnknown
+        call.errand = errand
+        params = {**tasks.unmarked(call.admission.params), "taskId": Raw(envelope.encode(errand.task))}
+        wants_progress = call.admission.token is not None
+        opening = Opening(errand.method, params, call.caller.principal.key, wants_progress, errand.task, client)
+        exchange = link.open(opening)
+        if subscribes:
+            self.news.add(errand, link)
+        call.opened(exchange, RESULT_WAIT if errand.method == TASK_RESULT else errand.server.timeout)
 
     async def told(self) -> AsyncIterator[Told]:
         """Everything that servers say of tasks at work."""
         async for change in self._pool.changes():
             match change:
                 case TaskChanged(server, key, task, params):
-                    at_work, standing = self._at_work.get((key, task)), tasks.standing(params)
-                    if at_work is None or standing is None or at_work.until <= time.time():
-                        continue
-                    if standing.ended:
-                        self._settle(key, task)
-                    shown = tasks.renamed_params(params, at_work.sealed)
-                    yield Told(at_work.caller.session, server, at_work.tool, shown)
-                case LinkReady(_, key) | LinkGone(_, key):
+                    for told in self._told(server, key, task, params):
+                        yield told
+                case LinkReady(server, key) | LinkGone(server, key):
                     self._lost(key)
+                    for hearer in self.news.lost(key):
+                        yield Told(hearer.listen, server, hearer.tool, None)
 
     async def allows(self, caller: Caller, told: Told) -> bool:
         """Whether this caller may know of that (still).
@@ -226,15 +224,22 @@ class Tasks:
         grants = self._grants.cached(caller.principal) or await self._grants.of(caller.principal)
         return server is not None and decide(grants, of_tool(self._catalog, server, told.tool)).allowed
 
-    def _ticket(self, call: Call) -> tuple[str, Ticket]:
-        sealed = envelope.text(call.admission.params.get("taskId"))
-        if sealed is None:
-            raise InvalidParams("taskId must be a string")
-        try:
-            payload = self._keyring.open(_PURPOSE, sealed, bound=_bound(call.caller), now=time.time())
-            return sealed, _TICKET.decode(payload)
-        except (SealBroken, msgspec.DecodeError) as exc:
-            raise TaskUnknown from exc
+    def _told(self, server: str, key: LinkKey, task: str, params: dict[str, Raw]) -> list[Told]:
+        """Who is told that a task stands so."""
+        at_work, standing = self._at_work.get((key, task)), tasks.standing(params)
+        if standing is None:
+            return []
+        found = [
+            Told(hearer.listen, server, hearer.tool, tasks.renamed_params(params, hearer.sealed))
+            for hearer in self.news.of(key, task)
+        ]
+        if standing.ended:
+            self.news.over(key, task)
+            self._settle(key, task)
+        if at_work is not None and at_work.caller.session and at_work.until > time.time():
+            shown = tasks.renamed_params(params, at_work.sealed)
+            found.append(Told(at_work.caller.session, server, at_work.tool, shown))
+        return found
 
     async def _link(self, call: Call, server: Server, ticket: Ticket) -> Link:
         if server.isolation not in _isolations(call.caller):
@@ -305,71 +310,6 @@ class Tasks:
             self._forget(key, task)
 
 
-class Errand(Struct, frozen=True):
-    """What one call has to do with a task: ids are exchanged in everything that passes, both ways.
-
-    `task` is the server's id and `sealed` the client's; both are empty while the task is yet to be made.
-    """
-
-    of: Tasks
-    caller: Caller
-    server: Server
-    tool: str
-    method: str
-    task: str = ""
-    sealed: str = ""
-
-    def shown(self, event: Event, exchange: Exchange) -> Event:
-        """An event of the call as its client gets it."""
-        match event:
-            case Result(raw):
-                return self._answered(raw, exchange.link)
-            case Ask(id_, method, params, key):
-                return Ask(id_, method, tasks.remarked(params, self.sealed), key) if self.sealed else event
-            case Progress(params) if self.sealed:
-                return Progress(tasks.remarked(params, self.sealed) or params)
-            case Log(level, raw) if self.sealed:
-                return Log(level, tasks.remarked_raw(raw, self.sealed))
-        return event
-
-    def answer(self, end: End) -> End:
-        """What a client answered to what it was asked, as the server gets it."""
-        return Result(tasks.remarked_raw(end.result, self.task)) if isinstance(end, Result) and self.task else end
-
-    def over(self, outcome: str, exchange: Exchange) -> None:
-        """The call has ended. Given up before its task had an id, it may have left one at work all the same."""
-        if not self.task and outcome not in _ANSWERED:
-            exchange.link.outlasts(f"call {exchange.id}", self.caller.principal.key, RESULT_WAIT)
-
-    def _answered(self, raw: Raw, link: Link) -> End:
-        if not self.task and not self.caller.revision:
-            return self._turned(raw, link)
-        if not self.task:
-            made = tasks.made(raw)
-            return Result(raw if made is None else tasks.renamed_made(raw, self.of.begun(self, link, made)))
-        if self.method == TASK_RESULT:
-            self.of.ended(link, self.task)
-            marked = tasks.marked(raw, self.sealed)
-            return _UNUSABLE if marked is None else Result(marked)
-        standing = tasks.standing(raw)
-        if standing is None:
-            # In the modern era only `tasks/get` shows the task, the others say that they were heard.
-            return _UNUSABLE if self.caller.revision or self.method == "tasks/get" else Result(raw)
-        if standing.ended:
-            self.of.ended(link, self.task)
-        return Result(tasks.renamed(raw, self.sealed))
-
-    def _turned(self, raw: Raw, link: Link) -> End:
-        """The result of a call of a modern client, which may be a task."""
-        found = tasks.turned(raw)
-        if found is None:
-            return Result(raw)
-        made = tasks.standing(found)
-        if made is None:
-            return _UNUSABLE
-        return TaskMade(tasks.renamed(Raw(envelope.encode(found)), self.of.begun(self, link, made)))
-
-
 def _take_word(call: Call) -> None:
     """Nothing is said any more of a task that this call should be."""
     params = {name: raw for name, raw in call.admission.params.items() if name != tasks.PARAM}
@@ -378,8 +318,3 @@ def _take_word(call: Call) -> None:
 
 def _isolations(caller: Caller) -> tuple[str, ...]:
     return _TASKED if caller.session else ("shared",)
-
-
-def _bound(caller: Caller) -> bytes:
-    era = "legacy" if caller.revision else "modern"
-    return f"{caller.principal.key} {caller.view} {era}".encode()

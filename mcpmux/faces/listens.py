@@ -1,9 +1,9 @@
 """Subscriptions of the modern era that are open: who is told what, each as long as its stream.
 
 A listen stands beside the legacy sessions: the same loops (`sessions.py`) tell both. What it hears of is what its
-client asked for and may still see: lists are compared with what they were for today's grants, a resource is decided on
-again before its change is told. It ends from our side, properly, when the token that opened it expires, when its
-endpoint is not there for its principal any more, and when mcpmux ends.
+client asked for and may still see: lists are compared with what they were for today's grants, a resource or a task is
+decided on again before its change is told. It ends from our side, properly, when the token that opened it expires, when
+its endpoint is not there for its principal any more, when a task can be heard of no more, and when mcpmux ends.
 Source: MCP 2026-07-28 basic/patterns/subscriptions.
 """
 
@@ -12,22 +12,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Raw
 
-from mcpmux.calls import Call, Caller, Interest, Lists, Router
+from mcpmux.calls import Call, Caller, Interest, Lists, Router, Tasks, Told
+from mcpmux.catalog import rewrite
 from mcpmux.errors import CallCancelled, Draining, EndpointForbidden, ListensExhausted, MuxError
 from mcpmux.faces.edge import next_event, opened
 from mcpmux.faces.entry import Entry
 from mcpmux.faces.inbox import Inbox
 from mcpmux.observe.log import logger
 from mcpmux.protocol.downstream import Admission
-from mcpmux.protocol.downstream.modern import RequestCore
+from mcpmux.protocol.downstream.modern import RequestCore, Wanted
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.events import Offered, Result
-from mcpmux.protocol.methods import REQUESTS
+from mcpmux.protocol.methods import REQUESTS, TASK_SUBSCRIBE, Method
 
 # How long the acknowledgement waits for servers to take subscriptions: below the 10 s after which clients give up.
 ACKNOWLEDGE: Final = 5.0
@@ -71,8 +72,9 @@ class Listen:
 class Listens:
     """The table of open subscriptions."""
 
-    def __init__(self, most: int, router: Router, lists: Lists, interest: Interest) -> None:
+    def __init__(self, most: int, router: Router, lists: Lists, interest: Interest, tasks: Tasks) -> None:
         """`most` is how many one principal may have open."""
+        self._tasks = tasks
         self._most = most
         self._router = router
         self._lists = lists
@@ -102,31 +104,30 @@ class Listens:
         self._held[entry.principal.key] += 1
         return listen
 
-    async def subscribe(self, listen: Listen, uris: Sequence[str]) -> list[str]:
-        """Have these resources subscribed; those that came to something.
+    async def subscribe(self, listen: Listen, wanted: Wanted) -> Wanted:
+        """Have the resources and tasks subscribed; what came to something.
 
         Each is a call, decided on and recorded like a client's own. What is refused, absent or not answered in time is
         simply not among them.
         """
-        calls: dict[str, Call] = {}
-        honored: list[str] = []
+        calls: dict[tuple[Method, str], Call] = {}
+        honored: list[tuple[Method, str]] = []
         try:
             async with asyncio.timeout(ACKNOWLEDGE):
-                for number, uri in enumerate(uris):
-                    params = {"uri": Raw(encode(uri))}
-                    calls[uri] = self._router.call(
-                        listen.caller, Admission(number, _SUBSCRIBE, params, None), listen.id
-                    )
-                    await opened(self._router, calls[uri])
-                for uri, call in calls.items():
+                for number, (method, name) in enumerate(_things(wanted)):
+                    admission = Admission(number, method, {str(method.member): Raw(encode(name))}, None)
+                    call = calls[method, name] = self._router.call(listen.caller, admission, listen.id)
+                    await opened(self._router, call)
+                for thing, call in calls.items():
                     if isinstance(await next_event(call), Result):
-                        honored.append(uri)
+                        honored.append(thing)
         except (TimeoutError, CallCancelled):
             self._log.warning("listen_incomplete", request_id=listen.id, principal=listen.caller.principal.label)
         finally:
             for call in calls.values():
                 call.cancel(_LATE)  # unless it has ended
-        return honored
+        uris, tasks = (tuple(name for of, name in honored if of is method) for method in (_SUBSCRIBE, TASK_SUBSCRIBE))
+        return Wanted(wanted.lists, uris, tasks)
 
     def end(self, listen: Listen) -> None:
         """The subscription is over: forget it, and what it was subscribed to."""
@@ -139,6 +140,7 @@ class Listens:
         if not self._held[key]:
             del self._held[key]
         self._interest.drop(listen.id)
+        self._tasks.news.leave(listen.id)
         self._router.leave(listen.id)
 
     def sweep(self) -> None:
@@ -182,3 +184,20 @@ class Listens:
             return
         if shown is not None:
             listen.tell(listen.core.updated(shown))
+
+    async def tell_task(self, told: Told) -> None:
+        """Tell one how a task stands, if it may still know of it; end it if nothing can be heard any more."""
+        listen = self._open.get(told.session)
+        if listen is None:
+            return
+        if told.params is None:
+            listen.close()
+        elif await self._tasks.allows(listen.caller, told):
+            task = Raw(encode(told.params))
+            shown = rewrite.result("tasks/get", task, told.server) if listen.caller.view.aggregate else task
+            listen.tell(listen.core.task_told(shown))
+
+
+def _things(wanted: Wanted) -> list[tuple[Method, str]]:
+    """What a subscription wants to hear of by name, with the request that it is asked by."""
+    return [*((_SUBSCRIBE, uri) for uri in wanted.uris), *((TASK_SUBSCRIBE, task) for task in wanted.tasks)]

@@ -121,9 +121,9 @@ class Modern:
         wanted = core.wanted()
         listen = await self._listens.open(entry, core, wanted.offers)
         try:
-            honored = await self._listens.subscribe(listen, wanted.uris)
+            honored = await self._listens.subscribe(listen, wanted)
             async with event_stream(entry, "listen", self._metrics) as response:
-                await self._send(response, core.acknowledged(wanted.lists, honored))
+                await self._send(response, core.acknowledged(honored))
                 while (wire := await listen.next()) is not None:
                     await self._send(response, wire)
                 await self._send(response, core.closed())

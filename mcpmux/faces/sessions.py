@@ -212,7 +212,7 @@ class Sessions:
         self._grants, self._catalog, self._lists = reads
         self._interest, self._inputs, self._tasks = waits
         self._metrics = metrics
-        self.listens = Listens(limits.sessions_per_user, router, self._lists, self._interest)
+        self.listens = Listens(limits.sessions_per_user, router, self._lists, self._interest, self._tasks)
         self._sessions: dict[str, Session] = {}
         self._held: Counter[str] = Counter()
         self._draining = False
@@ -377,12 +377,12 @@ class Sessions:
         async for told in self._tasks.told():
             session = self._sessions.get(told.session)
             try:
-                known = session is not None and await self._tasks.allows(session.caller, told)
+                if session is None:
+                    await self.listens.tell_task(told)
+                elif told.params is not None and await self._tasks.allows(session.caller, told):
+                    session.inbox.put(legacy.task_told(told.params))
             except MuxError as error:
                 log.warning("task_untold", reason=error.reason, server=told.server)
-                continue
-            if session is not None and known:
-                session.inbox.put(legacy.task_told(told.params))
 
 
 def _capabilities(core: SessionCore) -> Capabilities:

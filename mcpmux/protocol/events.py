@@ -88,7 +88,10 @@ class Completed(Struct, frozen=True, gc=False):
 
 
 class TaskTold(Struct, frozen=True, gc=False):
-    """How a task stands (`notifications/tasks/status`); `task` and `params` as the server has them."""
+    """How a task stands (`notifications/tasks/status`, or `notifications/tasks` in the modern era).
+
+    `task` and `params` as the server has them.
+    """
 
     task: str
     params: dict[str, Raw]

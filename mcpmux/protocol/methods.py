@@ -74,6 +74,9 @@ _GET, _CANCEL, _RESULT, _UPDATE = (
     Method(name, Answers.TASK, Subject.TOOL, "taskId", capability="tasks")
     for name in ("tasks/get", "tasks/cancel", TASK_RESULT, TASK_UPDATE)
 )
+# Between our own rooms, on no wire: somebody wants to hear of a task of the modern era, or nobody does any more.
+TASK_SUBSCRIBE: Final = Method("tasks/subscribe", Answers.TASK, Subject.TOOL, "taskId", capability="tasks")
+TASK_UNSUBSCRIBE: Final = "tasks/unsubscribe"
 TASK_REQUESTS: Final[dict[str, Method]] = {method.name: method for method in (_GET, _CANCEL, _RESULT)}
 
 # What the modern era brought, and what it took away.
@@ -96,6 +99,7 @@ ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 ELICITATION_COMPLETE: Final = "notifications/elicitation/complete"
 ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 TASK_STATUS: Final = "notifications/tasks/status"
+TASK_NEWS: Final = "notifications/tasks"  # the same in the modern era, with all that `tasks/get` would say
 
 # What a client may send without wanting an answer.
 CLIENT_NOTIFICATIONS: Final = frozenset({INITIALIZED, CANCELLED, PROGRESS, ROOTS_CHANGED})

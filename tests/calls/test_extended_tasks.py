@@ -178,8 +178,9 @@ async def test_a_foreign_or_native_id_leads_nowhere(
     assert len(place.heard(method)) == before
 
 
-async def test_task_news_is_promised_to_nobody(ana: Modern) -> None:
-    wanted = {"notifications": {"toolsListChanged": True, "taskIds": ["x"]}}
+async def test_news_that_the_server_does_not_tell_is_promised_to_nobody(ana: Modern) -> None:
+    task = await made(ana, "tasker__work")
+    wanted = {"notifications": {"toolsListChanged": True, "taskIds": [task]}}
     answer = await ana.post(asking("subscriptions/listen", wanted))
     assert (answer.status, answer.code) == (400, -32021)
     async with ana.streaming(asking("subscriptions/listen", wanted, **ABLE)) as stream:

@@ -21,7 +21,7 @@ from mcpmux.errors import (
 )
 from mcpmux.protocol import envelope, headers, revisions
 from mcpmux.protocol.downstream import modern
-from mcpmux.protocol.downstream.modern import RequestCore
+from mcpmux.protocol.downstream.modern import RequestCore, Wanted
 from mcpmux.protocol.envelope import Request
 from mcpmux.protocol.events import Failure, InputRequired, Log, Offered, Progress, Quiet, Result
 from tests import schemas
@@ -385,9 +385,13 @@ def test_a_filter_that_cannot_be_right_is_refused(notifications: object) -> None
 @pytest.mark.parametrize("request_id", [7, "listen-1"])
 def test_everything_on_the_stream_carries_the_id_of_the_request(request_id: int | str) -> None:
     core = listening({"toolsListChanged": True}, request_id)
-    first = sent(core, core.acknowledged(("toolsListChanged",), ("a:b",)))
+    first = sent(core, core.acknowledged(Wanted(("toolsListChanged",), ("a:b",), ("t",))))
     assert first["method"] == "notifications/subscriptions/acknowledged"
-    assert first["params"]["notifications"] == {"toolsListChanged": True, "resourceSubscriptions": ["a:b"]}
+    assert first["params"]["notifications"] == {
+        "toolsListChanged": True,
+        "resourceSubscriptions": ["a:b"],
+        "taskIds": ["t"],
+    }
     told = [first, sent(core, core.changed(Offered.TEMPLATES)), sent(core, core.updated("a:b"))]
     assert [one["method"] for one in told[1:]] == [
         "notifications/resources/list_changed", "notifications/resources/updated",
@@ -400,4 +404,4 @@ def test_everything_on_the_stream_carries_the_id_of_the_request(request_id: int 
 
 def test_nothing_that_was_not_promised_is_in_the_acknowledgement() -> None:
     core = listening({})
-    assert sent(core, core.acknowledged((), ()))["params"]["notifications"] == {}
+    assert sent(core, core.acknowledged(Wanted((), ())))["params"]["notifications"] == {}

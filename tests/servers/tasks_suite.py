@@ -46,6 +46,7 @@ TOOLS = (
     described("confirm_delete", "Asks whether to delete.", filename="string"),
     described("multi_input", "Asks for two things at once."),
     described("test_tool_with_task", "Asks for a name before it becomes a task, or nothing."),
+    described("die", "Ends the process with this code.", code="integer"),
     described("gated", "Waits until the file `gate` exists.", gate="string"),
 )
 REQUIRED = ("failing_job", "test_tool_with_task")
@@ -110,7 +111,7 @@ class TaskServer(ModernServer):
             asked = self._asked(request, ["form"], 1)
             if asked is not None:
                 return asked
-        if name == "greet":
+        if name in ("greet", "die"):
             return await super().call(request)
         if not _able(request):
             if name in REQUIRED:

@@ -19,7 +19,6 @@ logging).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from msgspec import DecodeError, Raw, Struct, ValidationError
@@ -47,6 +46,7 @@ from mcpmux.protocol.methods import (
     MODERN_REQUESTS,
     PROGRESS,
     RESOURCE_UPDATED,
+    TASK_NEWS,
     Answers,
 )
 from mcpmux.protocol.revisions import MODERN, SAYS_REVISION, SERVED
@@ -58,7 +58,7 @@ SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 
 # How long a client may use a list, in milliseconds. What it may not use any more is refused at once all the same.
 FRESH: Final = 5000
-MOST_URIS: Final = 1024  # of one subscription
+MOST_NAMED: Final = 1024  # resources and tasks of one subscription
 LONGEST_REVISION: Final = 64  # characters
 
 _COMPLETE: Final = b'"resultType":"complete"'
@@ -79,6 +79,7 @@ class Wanted(Struct, frozen=True):
 
     lists: tuple[str, ...]  # members of the filter, as `toolsListChanged`
     uris: tuple[str, ...]
+    tasks: tuple[str, ...] = ()  # ids
 
     @property
     def offers(self) -> frozenset[Offered]:
@@ -145,17 +146,20 @@ class RequestCore(Struct, frozen=True, gc=False):
         try:
             found = _FILTER.decode(raw)
         except (ValidationError, DecodeError, UnicodeDecodeError) as exc:
-            raise InvalidParams("notifications must hold booleans, and resourceSubscriptions strings") from exc
+            raise InvalidParams("notifications must hold booleans, and lists of strings") from exc
         uris = tuple(dict.fromkeys(found.resourceSubscriptions or ()))
-        if len(uris) > MOST_URIS:
-            raise InvalidParams(f"at most {MOST_URIS} resources can be subscribed at once")
-        return Wanted(tuple(name for name in _LISTS if getattr(found, name)), uris)
+        ids = tuple(dict.fromkeys(found.taskIds or ()))
+        if len(uris) + len(ids) > MOST_NAMED:
+            raise InvalidParams(f"at most {MOST_NAMED} resources and tasks can be subscribed at once")
+        return Wanted(tuple(name for name in _LISTS if getattr(found, name)), uris, ids)
 
-    def acknowledged(self, lists: Sequence[str], uris: Sequence[str]) -> bytes:
+    def acknowledged(self, told: Wanted) -> bytes:
         """The wire of the first message: what will be told of."""
-        honored: dict[str, object] = dict.fromkeys(lists, True)
-        if uris:
-            honored["resourceSubscriptions"] = uris
+        honored: dict[str, object] = dict.fromkeys(told.lists, True)
+        if told.uris:
+            honored["resourceSubscriptions"] = told.uris
+        if told.tasks:
+            honored["taskIds"] = told.tasks
         return self._tells(ACKNOWLEDGED, {"notifications": Raw(envelope.encode(honored))})
 
     def changed(self, what: Offered) -> bytes:
@@ -165,6 +169,13 @@ class RequestCore(Struct, frozen=True, gc=False):
     def updated(self, uri: str) -> bytes:
         """The wire that says a resource changed."""
         return self._tells(RESOURCE_UPDATED, {"uri": Raw(envelope.encode(uri))})
+
+    def task_told(self, task: Raw) -> bytes:
+        """The wire that says how a task stands."""
+        found = _object(task) or {}
+        meta = _object(found.pop("_meta", Raw(b"{}"))) or {}
+        meta[SUBSCRIPTION] = Raw(envelope.encode(self.admission.id))
+        return envelope.notification(TASK_NEWS, {"_meta": Raw(envelope.encode(meta)), **found})
 
     def closed(self) -> bytes:
         """The wire that ends the subscription from our side."""
@@ -239,6 +250,7 @@ class _Filter(Struct):
     promptsListChanged: bool | None = None
     resourcesListChanged: bool | None = None
     resourceSubscriptions: list[str] | None = None
+    taskIds: list[str] | None = None
 
 
 _FILTER: Final = Decoder(_Filter)

@@ -1,9 +1,10 @@
-"""Listening: the one `subscriptions/listen` of a modern link, for what changes in its server's lists and resources.
+"""Listening: the one `subscriptions/listen` of a modern link, for what changes in its server's lists, resources, tasks.
 
-Who wants to hear of a resource comes here with what once was `resources/subscribe`, and is answered when the server has
-acknowledged. A subscription cannot be changed, so another set of resources is another subscription: it is begun, and
-when the server has acknowledged it the former one is ended. What comes counts only from the one that is acknowledged.
-At most one is begun at a time; what is wanted meanwhile goes into the next.
+Who wants to hear of a resource comes here with what once was `resources/subscribe`, who wants to hear of a task with a
+word of our own, and is answered when the server has acknowledged. A subscription cannot be changed, so another set of
+them is another subscription: it is begun, and when the server has acknowledged it the former one is ended. What comes
+counts only from the one that is acknowledged. At most one is begun at a time; what is wanted meanwhile goes into the
+next.
 
 A subscription that the server ends is begun again, after ever longer pauses. What was missed in between nobody knows:
 so all lists count as changed then.
@@ -19,13 +20,14 @@ from typing import Final, Generic
 import msgspec
 from msgspec import Raw
 
-from mcpmux.protocol import envelope, methods
-from mcpmux.protocol.events import Changed, Failure, Offered, Result, Updated
+from mcpmux.protocol import envelope, methods, tasks
+from mcpmux.protocol.events import Changed, Failure, Offered, Opening, Result, TaskTold, Updated
 from mcpmux.protocol.upstream.greeting import members
 from mcpmux.protocol.upstream.received import Deliver, Later, Received, Send, Stray, T
 
 SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 RESOURCES: Final = "resourceSubscriptions"
+TASKS: Final = "taskIds"
 
 FIRST_PAUSE: Final = 1.0  # seconds
 LONGEST_PAUSE: Final = 60.0
@@ -33,7 +35,16 @@ STEADY_AFTER: Final = 30.0  # a subscription that lasted this long is begun agai
 
 INVALID_PARAMS: Final = -32602
 METHOD_NOT_FOUND: Final = -32601
-UNHEARD: Final = Failure(INVALID_PARAMS, "The server does not tell of changes of this resource")
+UNHEARD: Final = Failure(INVALID_PARAMS, "The server does not tell of changes of this")
+
+# By the request of our own rooms: the member of the filter that it is about, and of its params; and whether it begins.
+ORDERS: Final[Mapping[str, tuple[str, str, bool]]] = {
+    "resources/subscribe": (RESOURCES, "uri", True),
+    "resources/unsubscribe": (RESOURCES, "uri", False),
+    methods.TASK_SUBSCRIBE.name: (TASKS, "taskId", True),
+    methods.TASK_UNSUBSCRIBE: (TASKS, "taskId", False),
+}
+HEARD: Final = frozenset({*methods.LIST_CHANGED, methods.RESOURCE_UPDATED, methods.TASK_NEWS})
 
 _EMPTY: Final = Result(Raw(b"{}"))
 _TEXTS: Final = msgspec.json.Decoder(list[str])
@@ -43,6 +54,9 @@ _LISTS: Final[Mapping[str, tuple[str, tuple[Offered, ...]]]] = {
     "prompts": ("promptsListChanged", (Offered.PROMPTS,)),
     "resources": ("resourcesListChanged", (Offered.RESOURCES, Offered.TEMPLATES)),
 }
+
+
+_Thing = tuple[str, str]  # the member of the filter, the URI or the task in it
 
 
 class Listening(Generic[T]):
@@ -55,11 +69,11 @@ class Listening(Generic[T]):
         self._begin = begin
         self._end = end
         self._lists: tuple[str, ...] = ()
-        self._wanted: dict[str, None] = {}  # URIs, in order
-        self._asked: frozenset[str] = frozenset()  # those of the newest subscription
+        self._wanted: dict[_Thing, None] = {}  # in order
+        self._asked: frozenset[_Thing] = frozenset()  # those of the newest subscription
         self._open = 0  # the subscription that the server has acknowledged
         self._sent = 0  # the one that it has not
-        self._waiting: dict[int, tuple[str, T]] = {}  # by call: the URI, and whose call it is
+        self._waiting: dict[int, tuple[_Thing, T]] = {}  # by call: what it is about, and whose call it is
         self._since = 0.0  # when the open one was acknowledged
         self._failures = 0
         self._gap = False  # something may have been missed
@@ -81,21 +95,11 @@ class Listening(Generic[T]):
         self._open = self._sent = 0
         return self._follow()
 
-    def subscribe(self, call: int, uri: str, owner: T) -> list[Received[T]]:
-        """Somebody wants to hear of a resource."""
-        if self._off:
-            return [Deliver(owner, UNHEARD)]
-        if uri in self._wanted and self._open and not self._sent and uri in self._asked:
-            return [Deliver(owner, _EMPTY)]
-        self._wanted[uri] = None
-        self._waiting[call] = (uri, owner)
-        self._resting = False
-        return self._follow()
-
-    def unsubscribe(self, uri: str, owner: T) -> list[Received[T]]:
-        """Nobody wants to hear of a resource any more."""
-        self._wanted.pop(uri, None)
-        return [Deliver(owner, _EMPTY), *self._answered(frozenset({uri}), _EMPTY), *self._follow()]
+    def ordered(self, call: int, opening: Opening, owner: T) -> list[Received[T]]:
+        """Somebody wants to hear of something, or nobody any more."""
+        kind, member, begins = ORDERS[opening.method]
+        thing = (kind, envelope.text((opening.params or {}).get(member)) or "")
+        return self._subscribe(call, thing, owner) if begins else self._unsubscribe(thing, owner)
 
     def leave(self, call: int) -> T | None:
         """Who waited in this call does so no more."""
@@ -121,10 +125,11 @@ class Listening(Generic[T]):
         if not self._sent or request != self._sent:
             return [Stray("unknown_subscription", methods.ACKNOWLEDGED)]
         former, self._open, self._sent, self._since = self._open, self._sent, 0, now
-        agreed = _texts(members(params.get("notifications")).get(RESOURCES))
+        said = members(params.get("notifications"))
+        agreed = frozenset((kind, name) for kind in (RESOURCES, TASKS) for name in _texts(said.get(kind)))
         refused = self._asked - agreed
-        for uri in refused:
-            self._wanted.pop(uri, None)
+        for thing in refused:
+            self._wanted.pop(thing, None)
         found = [*self._answered(self._asked - refused, _EMPTY), *self._answered(refused, UNHEARD)]
         self._asked -= refused
         if former:
@@ -140,10 +145,20 @@ class Listening(Generic[T]):
             return [Stray("unknown_subscription", method)]
         if method in methods.LIST_CHANGED:
             return [Changed(what) for what in methods.LIST_CHANGED[method]]
+        if method == methods.TASK_NEWS:
+            return [self._task_told(params)]
         uri = envelope.text(params.get("uri"))
         if uri is None:
             return [Stray("invalid", method)]
-        return [Updated(uri, _without_subscription(params))]
+        return [Updated(uri, Raw(envelope.encode(_without_subscription(params))))]
+
+    def _task_told(self, params: Mapping[str, Raw]) -> Received[T]:
+        standing = tasks.standing(params)
+        if standing is None:
+            return Stray("invalid", methods.TASK_NEWS)
+        if standing.ended:
+            self._wanted.pop((TASKS, standing.id), None)  # it can say nothing more: the next subscription is without it
+        return TaskTold(standing.id, _without_subscription(params))
 
     def over(self, request: int, failure: Failure | None, now: float) -> list[Received[T]]:
         """The server has ended a subscription, refused it, or lost its stream."""
@@ -154,9 +169,9 @@ class Listening(Generic[T]):
             return []
         self._sent = 0
         self._off = failure is not None and failure.code == METHOD_NOT_FOUND
-        refused = frozenset(uri for uri, _ in self._waiting.values()) & self._asked
-        for uri in refused:
-            self._wanted.pop(uri, None)
+        refused = frozenset(thing for thing, _ in self._waiting.values()) & self._asked
+        for thing in refused:
+            self._wanted.pop(thing, None)
         found = self._answered(refused, failure or UNHEARD)
         # Without what was asked for last the server may agree as before.
         self._asked = frozenset(self._wanted) if self._open else frozenset()
@@ -171,6 +186,20 @@ class Listening(Generic[T]):
 
     # What follows ----------------------------------------------------------------------------------------------
 
+    def _subscribe(self, call: int, thing: _Thing, owner: T) -> list[Received[T]]:
+        if self._off:
+            return [Deliver(owner, UNHEARD)]
+        if thing in self._wanted and self._open and not self._sent and thing in self._asked:
+            return [Deliver(owner, _EMPTY)]
+        self._wanted[thing] = None
+        self._waiting[call] = (thing, owner)
+        self._resting = False
+        return self._follow()
+
+    def _unsubscribe(self, thing: _Thing, owner: T) -> list[Received[T]]:
+        self._wanted.pop(thing, None)
+        return [Deliver(owner, _EMPTY), *self._answered(frozenset({thing}), _EMPTY), *self._follow()]
+
     def _follow(self) -> list[Received[T]]:
         """Make what is subscribed what is wanted."""
         if self._sent or self._resting or self._off:
@@ -182,8 +211,10 @@ class Listening(Generic[T]):
         if self._open and wanted == self._asked:
             return []
         wants: dict[str, object] = {_LISTS[name][0]: True for name in self._lists}
-        if wanted:
-            wants[RESOURCES] = list(self._wanted)
+        for kind, name in self._wanted:
+            named = wants.setdefault(kind, [])
+            assert isinstance(named, list)
+            named.append(name)
         begun = self._begin(wants)
         self._sent, self._asked = begun.request or 0, wanted
         return [begun]
@@ -198,8 +229,8 @@ class Listening(Generic[T]):
         self._resting = True
         return [Later(pause)]
 
-    def _answered(self, uris: frozenset[str], answer: Result | Failure) -> list[Received[T]]:
-        calls = [call for call, (uri, _) in self._waiting.items() if uri in uris]
+    def _answered(self, things: frozenset[_Thing], answer: Result | Failure) -> list[Received[T]]:
+        calls = [call for call, (thing, _) in self._waiting.items() if thing in things]
         return [Deliver(self._waiting.pop(call)[1], answer) for call in calls]
 
 
@@ -208,12 +239,12 @@ def subscription_of(params: Mapping[str, Raw]) -> int | str | None:
     return envelope.identifier(members(params.get("_meta")).get(SUBSCRIPTION))
 
 
-def _without_subscription(params: Mapping[str, Raw]) -> Raw:
+def _without_subscription(params: Mapping[str, Raw]) -> dict[str, Raw]:
     found = {name: raw for name, raw in params.items() if name != "_meta"}
     meta = {name: raw for name, raw in members(params.get("_meta")).items() if name != SUBSCRIPTION}
     if meta:
         found["_meta"] = Raw(envelope.encode(meta))
-    return Raw(envelope.encode(found))
+    return found
 
 
 def _texts(raw: Raw | None) -> frozenset[str]:

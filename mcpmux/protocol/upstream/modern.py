@@ -10,8 +10,8 @@ wants to hear. Whose a message is:
   the call stays in the table, and goes up again under another id when all is answered (`Resend`);
 * changes come on a subscription (`listening.py`); everything else is `Stray`, with a word.
 
-Three legacy requests that mcpmux's own rooms make have their meaning here as well: `ping` becomes `server/discover`,
-and `resources/subscribe` and `resources/unsubscribe` change what is listened to.
+Requests that mcpmux's own rooms make have their meaning here as well: `ping` becomes `server/discover`, and those of
+`listening.ORDERS` change what is listened to.
 
 A call leaves the table exactly once: by its answer, by `cancel()`, by a broken answer, or with the link by `lose()`.
 On a link with a stream for each request, closing it is how a request is cancelled; a pipe has a notification for that.
@@ -31,7 +31,8 @@ from mcpmux.protocol import envelope, headers, methods, rounds
 from mcpmux.protocol.envelope import Message, Reply, Request
 from mcpmux.protocol.events import End, Failure, Log, Opening, Progress, Result, Withdrawn
 from mcpmux.protocol.revisions import MODERN
-from mcpmux.protocol.upstream import asking, discovery, received, wreckage
+from mcpmux.protocol.tasks import TO_BE_MADE
+from mcpmux.protocol.upstream import asking, discovery, listening, received, wreckage
 from mcpmux.protocol.upstream.asking import ROUNDS, Round
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
 from mcpmux.protocol.upstream.core import Sent, cancelled, ending
@@ -43,8 +44,6 @@ from mcpmux.protocol.upstream.wreckage import SHOWN, Wreck
 
 FIRST_ID: Final = 2001  # small numbers turn up in what servers write by mistake; below are those of `initialize`
 _PING: Final = "ping"
-_SUBSCRIBE: Final = "resources/subscribe"
-_UNSUBSCRIBE: Final = "resources/unsubscribe"
 _EMPTY: Final = Result(Raw(b"{}"))
 _OF_OURSELVES: Final = Opening(methods.DISCOVER, None, OURSELVES)
 
@@ -125,7 +124,7 @@ class ModernCore(Generic[T]):
             sent = self._request(_OF_OURSELVES, None)
             self._checks[sent[0]] = owner
             return sent
-        if opening.method in (_SUBSCRIBE, _UNSUBSCRIBE):
+        if opening.method in listening.ORDERS:
             return self._interested(opening, owner)
         sent = self._request(opening, opening.params)
         self._flights[sent[0]] = _Flight(owner, opening)
@@ -240,16 +239,13 @@ class ModernCore(Generic[T]):
         """A change of what is listened to, which is no request of its own."""
         request = self._next
         self._next = request + 1
-        uri = envelope.text((opening.params or {}).get("uri")) or ""
-        if opening.method == _SUBSCRIBE:
-            self._due += self._listening.subscribe(request, uri, owner)
-        else:
-            self._due += self._listening.unsubscribe(uri, owner)
+        self._due += self._listening.ordered(request, opening, owner)
         return request, b"", None
 
     def _listen(self, wants: dict[str, object]) -> Send:
         params = {"notifications": Raw(envelope.encode(wants))}
-        request, wire, said = self._request(Opening(methods.LISTEN, None, OURSELVES), params)
+        task = TO_BE_MADE if listening.TASKS in wants else ""  # only who knows tasks may ask for their news
+        request, wire, said = self._request(Opening(methods.LISTEN, None, OURSELVES, task=task), params)
         return Send(wire, request, said)
 
     def _ended(self, request: int) -> Received[T]:
@@ -342,7 +338,7 @@ class ModernCore(Generic[T]):
             return [self._logged(params, stream, now)]
         if method == methods.ACKNOWLEDGED:
             return self._listening.acknowledged(subscription_of(params) or stream, params, now)
-        if method in methods.LIST_CHANGED or method == methods.RESOURCE_UPDATED:
+        if method in listening.HEARD:
             return self._listening.heard(subscription_of(params) or stream, method, params)
         if method == methods.CANCELLED:
             return self._listening.torn_down(params, now)
