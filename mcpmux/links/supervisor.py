@@ -200,6 +200,8 @@ class Supervisor:
             self._link = None
         if life.ready_at is None and life.transport is not None and not self._retiring:
             await self._suspect_era(life)
+        elif life.link.unwelcome:
+            await self._eras.forget(self.server)
         return self._conclude(life)
 
     def _core(self, era: Era | None) -> Core[Exchange]:

@@ -311,3 +311,22 @@ async def test_a_server_that_is_silent_is_greeted_in_both_ways(tmp_path: Path, m
         assert link.greeting is not None
         assert link.greeting.protocol_version == "2025-11-25"
         assert await call(link, "echo", text="x") == "x"
+
+
+async def test_a_server_that_leaves_the_modern_era_is_found_in_its_older_one(tmp_path: Path) -> None:
+    error = {"code": -32022, "message": "no", "data": {"supported": ["2025-11-25"], "requested": MODERN}}
+
+    def older(message: Json) -> web.Response | None:
+        if "_meta" not in (message.get("params") or {}):
+            return None
+        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error}, status=400)
+
+    async with modern_remote("--era", "dual") as remote, running(tmp_path, http(remote.url)) as pool:
+        link = await link_of(pool, "remote")
+        await noticed(remote, lambda: remote.server.listens)
+        remote.face.refuse = older
+        with pytest.raises(UpstreamBroken, match="2025-11-25"):
+            await call(link, "echo", text="x")
+        await until(lambda: pool.ready(LinkKey("remote")))
+        assert pool.status()[0].era == "legacy"
+        assert await call(await link_of(pool, "remote"), "echo", text="x") == "x"

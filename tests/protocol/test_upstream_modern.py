@@ -593,3 +593,23 @@ class Anything(RuleBasedStateMachine):
 
 TestAnything = Anything.TestCase
 TestAnything.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+# A server that has changed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["tools/call", "ping"])
+def test_a_server_that_does_not_speak_this_revision_any_more_is_to_be_greeted_anew(method: str) -> None:
+    core = ready()
+    request, *_ = core.open(Opening(method, None, "ana"), "call")
+    broken, unwelcome = core.receive(error(request, -32022, supported=["2025-11-25"]), None, 0.0)
+    assert isinstance(broken, Broken) and broken.owner == "call"
+    assert isinstance(unwelcome, Unwelcome) and "2025-11-25" in unwelcome.problem
+    assert not core.leftovers
+
+
+@pytest.mark.parametrize("data", [{}, {"supported": [REVISION]}, {"supported": "2025-11-25"}])
+def test_that_error_without_what_the_server_speaks_is_the_answer_of_its_call_alone(data: Json) -> None:
+    core = ready()
+    (found,) = core.receive(error(opened(core, "call"), -32022, **data), None, 0.0)
+    assert isinstance(found, Deliver) and isinstance(found.event, Failure)

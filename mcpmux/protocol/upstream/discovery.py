@@ -99,6 +99,12 @@ def read(reply: Reply) -> Greeting | Outdated | Unwelcome:
     return Unwelcome(_speaks(supported))
 
 
+def outgrown(reply: Reply) -> str | None:
+    """What is wrong with a greeted server that refuses a request because of our revision; None for any other error."""
+    supported = _texts(members(reply.data).get("supported")) if reply.code == UNSUPPORTED else []
+    return _speaks(supported) if supported and MODERN not in supported else None
+
+
 def not_served(greeting: Greeting) -> frozenset[str]:
     """The methods that the server did not announce, or that this era does not have."""
     return not_announced(greeting) | {"logging/setLevel"}

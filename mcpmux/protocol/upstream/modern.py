@@ -266,6 +266,10 @@ class ModernCore(Generic[T]):
             if request is None and self._greeting_id and reply.result is None:
                 return self._greeted(reply)
             return [self._unaddressed(reply, stream, now)]
+        problem = discovery.outgrown(reply) if reply.result is None else None
+        if problem is not None and self.waits_for(request) and not self.is_greeting(request):
+            owner = self.drop(request, now)
+            return [*([] if owner is None else [Broken(owner, problem)]), received.Unwelcome(problem)]
         flight = self._flights.get(request)
         if flight is not None and flight.round is None:
             return self._answered(request, flight, reply, now)
