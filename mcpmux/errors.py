@@ -288,6 +288,19 @@ class CallCancelled(MuxError):
         super().__init__("The call was cancelled")
 
 
+class VisitDeclined(UpstreamError):
+    """Somebody has to go to a web page before the server can do this, and was asked to, and will not."""
+
+    reason = "visit_declined"
+
+    def __init__(self, server: str) -> None:
+        super().__init__(
+            f"The server '{server}' can do this only when a web page that it names has been visited, and that was "
+            "declined. Ask again to get there."
+        )
+        self.server = server
+
+
 class UpstreamBroken(UpstreamError):
     """The server answered, but not with what MCP allows (bad JSON, too large, wrong shape); `problem` says in what."""
 

@@ -244,7 +244,7 @@ class Call(Struct, eq=False):
     def _received(self, event: Event) -> Event:
         if isinstance(event, Result):
             raw = event.result
-            if self.parking is not None and (end := self._passed(raw, self.parking)) is not None:
+            if self.parking is not None and (end := self._passed(event, self.parking)) is not None:
                 return end
             self._finish("tool_error" if b'"isError"' in bytes(raw) and rewrite.is_error(raw) else "ok")
             if self.server is not None and self.caller.view.kind != "server":
@@ -255,6 +255,8 @@ class Call(Struct, eq=False):
             return event
         match event:
             case Failure(code, _, data):
+                if self.parking is not None and (end := self._passed(event, self.parking)) is not None:
+                    return end
                 if code == abilities.URL_REQUIRED:
                     self._elicited(abilities.required(data))
                 self._finish("rpc_error")
@@ -269,10 +271,10 @@ class Call(Struct, eq=False):
 
     # What the server asks ------------------------------------------------------------------------------------------
 
-    def _passed(self, raw: Raw, parking: Parking) -> End | None:
-        """How a call ends whose server asks for something by its result, if this is such a one."""
+    def _passed(self, event: Result | Failure, parking: Parking) -> End | None:
+        """How a call ends whose server asks for something by its answer, if this is such a one."""
         try:
-            needed = parking.passed(self, raw)
+            needed = parking.passed(self, event.result) if isinstance(event, Result) else parking.required(self, event)
         except MuxError as error:
             self.fail(error)
             return self._end

@@ -11,6 +11,9 @@ its questions back, that waits as well. A client that does not come back is noti
 `PATIENCE` the server's call is cancelled. Nothing of it outlives mcpmux. How many there can be is bounded by
 `Inputs`: each has asked something that is counted there.
 
+One that has refused, because somebody has to visit a web page first (-32042), has given its answer as well. The client
+is asked to have that done, and its next request goes up like the first one.
+
 A server of the modern era has given its answer: its questions go on under their names, and its own state inside ours.
 Nothing is kept here, so that this survives a restart of mcpmux.
 
@@ -32,7 +35,15 @@ from msgspec import Raw, Struct
 
 from mcpmux.access.decision import Decision
 from mcpmux.calls.inputs import PATIENCE, Inputs
-from mcpmux.errors import CapabilityMissing, InvalidParams, InvalidRequest, MalformedMessage, SealBroken, UpstreamBroken
+from mcpmux.errors import (
+    CapabilityMissing,
+    InvalidParams,
+    InvalidRequest,
+    MalformedMessage,
+    SealBroken,
+    UpstreamBroken,
+    VisitDeclined,
+)
 from mcpmux.identity.principal import Principal
 from mcpmux.links.exchange import Exchange
 from mcpmux.links.pool import Pool
@@ -40,6 +51,7 @@ from mcpmux.observe.log import logger
 from mcpmux.protocol import abilities, envelope, rounds
 from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.events import Ask, Failure, InputRequired
+from mcpmux.protocol.methods import ELICITATION
 from mcpmux.protocol.revisions import MODERN
 from mcpmux.protocol.rounds import Question
 from mcpmux.seal import Keyring
@@ -52,9 +64,10 @@ STATE_LIFE: Final = 3600.0  # seconds; of a state with a server's own in it
 TOGETHER: Final = 0.05  # seconds in which what a server asks at once may come
 ID: Final = 16  # bytes
 
-# What a state holds: the id of a parked call, or the state of a modern server.
+# What a state holds: the id of a parked call, the state of a modern server, or that pages had to be visited.
 _OURS: Final = b"p"
 _THEIRS: Final = b"s"
+_VISITS: Final = b"u"
 
 CLOSED: Final = Failure(-32000, "mcpmux is shutting down: the client cannot be asked any more")
 UNANSWERED: Final = "the client has not come back with what it was asked for"
@@ -111,8 +124,8 @@ class Parking:
     def resume(self, call: Call) -> bool:
         """Whether the request, which was decided on, goes on with a call that was left here.
 
-        Otherwise its server's state is in `call.state` now, and it is opened like any other.
-        Raises: SealBroken, InvalidParams.
+        Otherwise its server's state is in `call.state` now, if it has any, and it is opened like any other.
+        Raises: SealBroken, InvalidParams, VisitDeclined.
         """
         said = call.said
         if said is None or said.state is None:
@@ -120,6 +133,10 @@ class Parking:
         opened = self._keyring.open(PURPOSE, said.state, bound=_bound(call), now=time.time())
         if opened.startswith(_THEIRS):
             call.state = opened[len(_THEIRS) :].decode()
+            return False
+        if opened == _VISITS:
+            if any(rounds.declines(ELICITATION, raw) for raw in (said.responses or {}).values()):
+                raise VisitDeclined(call.server.id if call.server is not None else "")
             return False
         parked = self._table.get(opened[len(_OURS) :])
         if parked is None:
@@ -159,6 +176,25 @@ class Parking:
             ours = self._sealed(call, _THEIRS + theirs.encode(), STATE_LIFE)
             found[rounds.STATE] = Raw(envelope.encode(ours))
         return InputRequired(Raw(envelope.encode(found)))
+
+    def required(self, call: Call, failure: Failure) -> InputRequired | None:
+        """The pages to visit before a legacy server does this, as its client is asked; None for any other failure.
+
+        Nothing is left here: the request that is made again goes up as the first one did.
+        Raises: CapabilityMissing.
+        """
+        if failure.code != abilities.URL_REQUIRED or call.said is None or call.exchange is None:
+            return None
+        visits = rounds.visits(failure.data) if call.admission.method.name in rounds.METHODS else {}
+        if not visits:
+            return None
+        questions = [Question(one.method, one.params) for one in visits.values()]
+        missing = _missing(questions, call.said.capabilities)
+        for one in questions:
+            call.exchange.link.metrics.asked(one.method, "refused" if missing else "passed")
+        if missing:
+            raise CapabilityMissing(missing)
+        return InputRequired(rounds.asking(visits, self._sealed(call, _VISITS, STATE_LIFE)))
 
     def sweep(self, now: float) -> None:
         """Give up the calls whose clients have not come back in time."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -75,6 +75,37 @@ def asking(asks: Mapping[str, Ask], state: str) -> Raw:
     """The result that asks these."""
     requests = {key: _shown(ask) for key, ask in asks.items()}
     return Raw(envelope.encode({REQUESTS: requests, STATE: state}))
+
+
+def visits(data: Raw | None) -> dict[str, Ask]:
+    """What the data of a `URL_REQUIRED` error (2025-11-25) asks, as questions of this era; empty if it asks nothing.
+
+    Source: MCP 2025-11-25 client/elicitation, "URL Elicitation Required Error".
+    """
+    try:
+        wanted = [] if data is None else _REQUIRED_URLS.decode(data).elicitations[:_MOST_URLS]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    found = {}
+    for number, one in enumerate(wanted, 1):
+        params = {"mode": "url", "message": one.message, "url": one.url}
+        encoded = {name: Raw(envelope.encode(value)) for name, value in params.items()}
+        found[str(number)] = Ask(number, ELICITATION, encoded)
+    return found
+
+
+class _Visit(Struct):
+    message: str
+    url: str
+    mode: Literal["url"]
+
+
+class _Required(Struct):
+    elicitations: list[_Visit]
+
+
+_MOST_URLS: Final = 16
+_REQUIRED_URLS: Final = msgspec.json.Decoder(_Required)
 
 
 def responses(params: Mapping[str, Raw]) -> dict[str, Raw] | None:

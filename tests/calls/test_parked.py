@@ -211,6 +211,49 @@ async def test_a_url_goes_to_a_client_that_can_open_it_without_an_id_that_the_er
     assert heard(await ana.ask("pooled__ask", arguments, again))["result"] == {"action": "accept"}  # type: ignore[index]
 
 
+# A page that must be visited first ---------------------------------------------------------------------------------
+
+VISIT = {"mode": "url", "message": "Go there", "url": "https://x.example/"}
+
+
+async def test_a_page_that_must_be_visited_first_is_asked_for_and_the_request_goes_up_again(
+    place: Place, ana: Asker
+) -> None:
+    shared = place.servers["shared"]
+    before = len(shared.heard())
+    asked = await ana.asked("shared__require", elicitation="e-1")
+    ((key, one),) = requests(asked).items()
+    assert one == {"method": "elicitation/create", "params": VISIT}
+    again = needed(await ana.answered("shared__require", asked, {key: {"action": "accept"}}, elicitation="e-1"))
+    assert requests(again) == requests(asked)
+    got = [params(message) for message in shared.heard()[before:] if message.get("method") == "tools/call"]
+    assert [(call["name"], call["arguments"]) for call in got] == [("require", {"elicitation": "e-1"})] * 2
+    assert not any({"inputResponses", "requestState"} & call.keys() for call in got)
+
+
+async def test_a_visit_that_is_declined_ends_the_call_without_its_server(place: Place, ana: Asker) -> None:
+    asked = await ana.asked("shared__require", elicitation="e-1")
+    before = len(place.servers["shared"].heard())
+    (key,) = requests(asked)
+    answer = await ana.answered("shared__require", asked, {key: {"action": "decline"}}, elicitation="e-1")
+    result = answer.messages[-1]["result"]
+    assert isinstance(result, dict)
+    assert result["isError"] is True
+    assert "was declined" in result["content"][0]["text"]
+    assert [one for one in place.servers["shared"].heard()[before:] if one.get("method") == "tools/call"] == []
+
+
+async def test_a_visit_is_asked_of_nobody_who_cannot_and_of_nobody_else(place: Place, ana: Asker) -> None:
+    forms = Asker(place.gateway, ana.who, able={"elicitation": {"form": {}}})
+    refused = await forms.ask("shared__require", {"elicitation": "e-1"})
+    assert (refused.status, refused.code) == (400, -32021)
+    assert refused.error["data"] == {"requiredCapabilities": {"elicitation": {"url": {}}}}
+    asked = await ana.asked("shared__require", elicitation="e-1")
+    other = person(place.gateway, "eve", "shared")
+    stolen = await other.answered("shared__require", asked, {"1": {"action": "accept"}}, elicitation="e-1")
+    assert shown(stolen) == NEVER_OURS
+
+
 # What is not accepted ----------------------------------------------------------------------------------------------
 
 

@@ -94,3 +94,28 @@ def test_a_request_is_the_same_however_it_is_written_and_whatever_the_round(para
 def test_other_params_are_another_request(one: object, other: object) -> None:
     same = rounds.digest({"arguments": raw(one)}) == rounds.digest({"arguments": raw(other)})
     assert same == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
+
+
+def test_the_pages_of_an_older_refusal_are_questions_of_this_era() -> None:
+    page = {"mode": "url", "elicitationId": "e", "url": "https://x.example/", "message": "Go"}
+    (one,) = rounds.visits(raw({"elicitations": [page]})).values()
+    assert (one.method, one.params) == (
+        "elicitation/create",
+        {"mode": Raw(b'"url"'), "message": Raw(b'"Go"'), "url": Raw(b'"https://x.example/"')},
+    )
+    assert list(rounds.visits(raw({"elicitations": [page] * 99}))) == [str(number) for number in range(1, 17)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"elicitations": 1},
+        {"elicitations": [{"mode": "form", "message": "m", "url": "u"}]},
+        {"elicitations": [{}]},
+        7,
+    ],
+)
+def test_a_refusal_that_names_no_page_asks_nothing(data: object) -> None:
+    assert rounds.visits(raw(data)) == {}
+    assert rounds.visits(None) == {}
