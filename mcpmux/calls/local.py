@@ -21,7 +21,7 @@ from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Server
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.revisions import SERVED
-from mcpmux.protocol.tasks import REQUIRED, SINCE
+from mcpmux.protocol.tasks import EXTENSIONS, REQUIRED, SINCE, extended
 
 EMPTY: Final = Raw(b"{}")
 GREETING_WAIT: Final = 5.0
@@ -99,9 +99,11 @@ class Local:
         if offer is not None and offer.server_info is not None and _is_identity(offer.server_info):
             identity = offer.server_info
         servers = self._usable(view, grants)
-        capabilities = _EVERYTHING if offer is None else _announced(offer.capabilities)
-        if self._tasks.extended(servers):
-            capabilities = {**capabilities, **REQUIRED}
+        knows = self._tasks.extended(servers)
+        if offer is None:
+            capabilities = {**_EVERYTHING, **REQUIRED} if knows else _EVERYTHING
+        else:
+            capabilities = _announced(offer.capabilities, knows)
         answer: dict[str, object] = {
             "supportedVersions": SERVED,
             "capabilities": capabilities,
@@ -124,6 +126,9 @@ def _is_identity(raw: Raw) -> bool:
     return True
 
 
-def _announced(capabilities: Mapping[str, Raw]) -> dict[str, object]:
-    # `listChanged` always: also a change of grants changes a list. What is not bridged yet is not announced.
-    return {name: value for name, value in _EVERYTHING.items() if name in capabilities}
+def _announced(capabilities: Mapping[str, Raw], tasks: bool = False) -> dict[str, object]:
+    # `listChanged` always: also a change of grants changes a list. What is not bridged is not announced, and extensions
+    # pass untouched, but for tasks, which are ours to announce.
+    known: dict[str, object] = {name: value for name, value in _EVERYTHING.items() if name in capabilities}
+    extensions = extended(capabilities, tasks).get(EXTENSIONS)
+    return known if extensions is None else {**known, EXTENSIONS: extensions}

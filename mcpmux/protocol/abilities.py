@@ -19,6 +19,7 @@ from msgspec.json import Decoder
 from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import envelope
 from mcpmux.protocol.methods import ELICITATION, ROOTS, SAMPLING
+from mcpmux.protocol.tasks import EXTENSIONS
 
 Capabilities = Mapping[str, Raw]
 
@@ -43,7 +44,7 @@ _NEEDS: Final[Mapping[str, str]] = {ELICITATION: "elicitation", SAMPLING: "sampl
 
 
 def announced(capabilities: Capabilities, revision: str) -> dict[str, Raw]:
-    """These capabilities as `revision` knows them."""
+    """These capabilities as `revision` knows them; extensions as they are, whatever they are."""
     found: dict[str, Raw] = {}
     for name, (since, members) in _SINCE.items():
         declared = _declared(capabilities, name)
@@ -53,6 +54,9 @@ def announced(capabilities: Capabilities, revision: str) -> dict[str, Raw]:
             continue  # this revision has forms alone
         known = {member: raw for member, raw in declared.items() if revision >= members.get(member, "~")}
         found[name] = Raw(envelope.encode(known))
+    extensions = capabilities.get(EXTENSIONS)
+    if extensions is not None and bytes(extensions)[:1] == b"{":
+        found[EXTENSIONS] = extensions
     return found
 
 

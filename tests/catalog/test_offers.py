@@ -55,7 +55,7 @@ async def test_all_four_lists_of_a_server_are_offered(tmp_path: Path, database: 
         assert shown.names("counter", Offered.PROMPTS) == ["greet"]
         assert offer.instructions == "counter counts."
         assert json.loads(bytes(offer.server_info or b"")) == {"name": "counter", "version": "1.0.0"}
-        assert set(offer.capabilities) == {"tools", "prompts", "resources", "completions", "logging"}
+        assert set(offer.capabilities) == {"tools", "prompts", "resources", "completions", "logging", "extensions"}
         echo = offer.public(Offered.TOOLS, "counter__echo")
         assert echo is not None
         assert echo.read_only

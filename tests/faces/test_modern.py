@@ -47,6 +47,12 @@ async def test_the_endpoint_of_one_server_passes_on_who_it_is(place: Place, http
     assert result["instructions"] == "alpha counts."
 
 
+async def test_a_server_s_own_extensions_are_passed_on_at_its_endpoint(place: Place, http: Http, ana: Who) -> None:
+    url = f"{place.url}/servers/alpha/mcp"
+    for result in (await Modern(http, url, ana).ask("server/discover"), (await Session.opened(http, url, ana)).greeted):
+        assert result["capabilities"]["extensions"] == {"com.example/panels": {"deep": [1]}}
+
+
 async def test_an_endpoint_that_is_not_granted_is_not_there(place: Place, http: Http, ana: Who) -> None:
     for server in ("beta", "off", "nothing"):
         answer = await Modern(http, f"{place.url}/servers/{server}/mcp", ana).post(asking("server/discover"))

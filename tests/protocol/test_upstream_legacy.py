@@ -85,6 +85,15 @@ def test_the_newest_revision_is_asked_for_and_what_clients_can_be_asked_is_annou
     }
 
 
+def test_extensions_of_the_one_client_behind_a_link_are_announced_but_not_tasks() -> None:
+    said = {"com.example/panels": {"deep": [1]}, "io.modelcontextprotocol/tasks": {}}
+    core = LinkCore[str](
+        streamed=False, version="1", own=True, capabilities={"extensions": Raw(json.dumps(said).encode())}
+    )
+    announced = json.loads(core.greet()[1])["params"]["capabilities"]
+    assert announced == {"extensions": {"com.example/panels": {"deep": [1]}}}
+
+
 @pytest.mark.parametrize("revision", ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"])
 def test_whatever_revision_of_ours_the_server_answers_is_taken(revision: str) -> None:
     core = LinkCore[str](streamed=False, version="1")

@@ -373,6 +373,7 @@ class Counter:
             "capabilities": {
                 "tools": listed, "prompts": listed, "resources": {"subscribe": True, **listed},
                 "completions": {}, "logging": {},
+                "extensions": {"com.example/panels": {"deep": [1]}},
             },
             "serverInfo": {"name": self.options.name, "version": "1.0.0"},
             "instructions": f"{self.options.name} counts.",

@@ -79,9 +79,6 @@ def declared(client: Mapping[str, Raw]) -> dict[str, Raw]:
     found = abilities.announced(client, MODERN)
     if "roots" in found:
         found["roots"] = _EMPTY  # nobody is told any more that they changed
-    extensions = client.get(tasks.EXTENSIONS)
-    if extensions is not None and bytes(extensions)[:1] == b"{":
-        found[tasks.EXTENSIONS] = extensions
     return tasks.extended(found, False)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Raw
 
 from mcpmux.errors import InvalidRequest, MalformedMessage
-from mcpmux.protocol import abilities, envelope, methods
+from mcpmux.protocol import abilities, envelope, methods, tasks
 from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.envelope import Reply
 from mcpmux.protocol.revisions import LEGACY
@@ -25,7 +25,7 @@ def initialize(revision: str, version: str, capabilities: Capabilities) -> dict[
     """The params of `initialize`; `version` is ours."""
     return {
         "protocolVersion": Raw(envelope.encode(revision)),
-        "capabilities": Raw(envelope.encode(abilities.announced(capabilities, revision))),
+        "capabilities": Raw(envelope.encode(tasks.extended(abilities.announced(capabilities, revision), False))),
         "clientInfo": Raw(envelope.encode({"name": "mcpmux", "version": version})),
     }
 
