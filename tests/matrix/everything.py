@@ -48,6 +48,9 @@ USE: Json = {
     "tools": [{"name": "dice", "description": "Throws.", "inputSchema": {"type": "object"}}],
     "toolChoice": {"mode": "auto"},
 }
+PANEL = "ui://counter/panel"  # a page as MCP Apps have them
+PAGE_TYPE = "text/html;profile=mcp-app"
+PAGE_META: Json = {"ui": {"csp": {"connectDomains": ["https://example.com"]}}}
 BLOCKS: dict[str, tuple[str, Json]] = {
     "text": ("2024-11-05", {"type": "text", "text": "text", "annotations": {"audience": ["user"], "priority": 1}}),
     "image": ("2024-11-05", {"type": "image", "data": PIXEL, "mimeType": "image/png"}),
@@ -78,6 +81,7 @@ class Everything(Counter):
         described("meta", "Says which `_meta` it got.", True),
         described("inquire", "Asks the client and says what it answered.", False, what="string"),
         described("revision", "Says which revision it speaks.", True),
+        described("panel", "Has a page of its own.", True),
     )  # fmt: skip
 
     def __init__(self, revision: str, wires: str | None) -> None:
@@ -126,6 +130,8 @@ class Everything(Counter):
         for entry in known:
             if entry["name"] == "structured":
                 entry |= self.since("2025-06-18", outputSchema=NUMBER)
+            if entry["name"] == "panel":
+                entry |= self.since("2025-06-18", _meta={"ui": {"resourceUri": PANEL, "visibility": ["model", "app"]}})
         added = [described(name, "Added later.", True) for name in self.added["tools"]]
         return self.page("tools", [*known, *added], params)
 
@@ -134,7 +140,15 @@ class Everything(Counter):
         marks = {"annotations": {"audience": ["user"], "priority": 0.5}}
         entries = answer["resources"]
         assert isinstance(entries, list)
+        if "nextCursor" not in answer and self.revision >= "2025-06-18":
+            entries.append({"uri": PANEL, "name": "panel", "mimeType": PAGE_TYPE, "_meta": PAGE_META})
         return {**answer, "resources": [self.adorned({**entry, **marks}) for entry in entries]}
+
+    def read(self, params: Json) -> Json:
+        if params.get("uri") != PANEL or self.revision < "2025-06-18":
+            return super().read(params)
+        page = {"uri": PANEL, "mimeType": PAGE_TYPE, "text": "<p>panel</p>", "_meta": PAGE_META}
+        return {"contents": [page]}
 
     def list_templates(self, params: Json) -> Json:
         answer = super().list_templates(params)
@@ -162,6 +176,9 @@ class Everything(Counter):
         method, params = ASKED[what]
         answer = yield Ask(method, params)
         return said(json.dumps(answer))
+
+    def tool_panel(self) -> Json:
+        return said("shown")
 
     def tool_revision(self) -> Json:
         return said(self.revision)

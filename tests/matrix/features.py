@@ -448,6 +448,27 @@ async def _icons(at: Meeting) -> None:
             assert entry["name"].startswith("added") or entry["icons"][0]["sizes"] == ["48x48"]
 
 
+async def _no_apps(at: Meeting) -> None:
+    await _no_member(at, "_meta")
+
+
+@feature("pages of tools (MCP Apps)", since="2025-06-18", absent=_no_apps)
+async def _apps(at: Meeting) -> None:
+    listed = {tool["name"]: tool for tool in await at.everything("tools/list", "tools")}
+    shown = listed["panel"]["_meta"]["ui"]
+    assert shown == {"resourceUri": "ui://counter/panel", "visibility": ["model", "app"]}
+    resources = {one["uri"]: one for one in await at.everything("resources/list", "resources")}
+    listing = resources[shown["resourceUri"]]
+    assert listing["mimeType"] == "text/html;profile=mcp-app"
+    contents = (await at.client.ask("resources/read", {"uri": listing["uri"]}))["contents"]
+    assert [(one["uri"], one["mimeType"], one["text"]) for one in contents] == [
+        (listing["uri"], listing["mimeType"], "<p>panel</p>")
+    ]
+    csp = {"ui": {"csp": {"connectDomains": ["https://example.com"]}}}
+    assert listing["_meta"] == contents[0]["_meta"] == csp
+    assert await at.said("panel") == "shown"
+
+
 # What an era or a revision has alone -----------------------------------------------------------------------------
 
 
