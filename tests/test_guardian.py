@@ -141,7 +141,9 @@ def test_postgres_is_asked_to_shut_down_first() -> None:
 def test_postgres_that_does_not_shut_down_is_ended_harder(
     monkeypatch: pytest.MonkeyPatch, deaf: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr(watch, "POSTGRES_SIGNALS", [(number, 0.2) for number, _ in watch.POSTGRES_SIGNALS])
+    ignored = (signal.SIGINT, *deaf)
+    short = [(number, 0.2 if number in ignored else seconds) for number, seconds in watch.POSTGRES_SIGNALS]
+    monkeypatch.setattr(watch, "POSTGRES_SIGNALS", short)
     code = "import signal; " + "".join(f"signal.signal({int(n)}, signal.SIG_IGN); " for n in deaf)
     with program(
         code + SIGNALLED.format(polite=False).replace("signal.SIGQUIT, lambda", "signal.SIGUSR1, lambda")
