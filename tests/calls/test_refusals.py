@@ -204,7 +204,7 @@ async def test_native_names_are_only_known_at_the_servers_own_endpoint(place: Pl
 
 
 async def test_refused_and_absent_take_the_same_time(place: Place, session: Session) -> None:
-    """Medians of many, taken by turns on one connection: a look-up more or less must not show."""
+    """The quickest tenth of many, taken by turns on one connection: a look-up more or less must not show."""
     names = ("beta__echo", "zeta__echo", "off__echo", "alpha__nono")
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(200):
@@ -212,8 +212,8 @@ async def test_refused_and_absent_take_the_same_time(place: Place, session: Sess
             began = time.perf_counter()
             await session.post(calling(name, {}, number))
             times[name].append(time.perf_counter() - began)
-    medians = [statistics.median(found) for found in times.values()]
-    assert max(medians) < 1.5 * min(medians), times.keys()
+    quickest = [statistics.mean(sorted(found)[: len(found) // 10]) for found in times.values()]
+    assert max(quickest) < 1.5 * min(quickest), quickest
 
 
 async def test_ids_of_an_answer_do_not_depend_on_what_was_refused(session: Session) -> None:
