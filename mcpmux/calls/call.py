@@ -72,7 +72,8 @@ class Call(Struct, eq=False):
 
     `finished` is told of the end. `asked` is the server that a refused name leads to, for the log alone; `numbers` are
     those of `server`, although it may be removed meanwhile; `outcome` is empty until the call has ended; `asks` are
-    what the server waits for; `errand` what it has to do with a task; `timeout` how long its server may be silent.
+    what the server waits for; `errand` what it has to do with a task; `timeout` how long its server may be silent;
+    `repeat` opens it again, once (`repeated`), if a server of the modern era refuses its headers.
 
     Of a modern request: `said` is what it says of itself, `mirror` gives its headers, which must say what its arguments
     say, `parking` is where it is left while its client is asked; `former` the call that it goes on with, `state` what
@@ -102,6 +103,8 @@ class Call(Struct, eq=False):
     asks: dict[int, Ask] | None = None
     errand: Errand | None = None
     timeout: float = 0.0
+    repeat: Callable[[Call, Failure], Awaitable[None]] | None = None
+    repeated: bool = False
     exchange: Exchange | None = None
     _end: End | None = None
     _waiting: asyncio.Task[object] | None = None
@@ -219,6 +222,9 @@ class Call(Struct, eq=False):
         while self._end is None and self.exchange is not None:
             try:
                 event = await self.exchange.next()
+                if type(event) is Failure and self.repeat is not None and self._refuses_headers(event, self.exchange):
+                    await self.patiently(self.repeat(self, event))
+                    continue
             except CallCancelled:
                 break
             except MuxError as error:
@@ -268,6 +274,16 @@ class Call(Struct, eq=False):
             case Quiet():
                 pass
         return event
+
+    def _refuses_headers(self, failure: Failure, exchange: Exchange) -> bool:
+        """Whether a server of the modern era found other headers with the call than its body wants."""
+        greeting = exchange.link.greeting
+        return (
+            failure.code == faults.HEADER_MISMATCH
+            and greeting is not None
+            and greeting.protocol_version == MODERN
+            and not self.outcome
+        )
 
     # What the server asks ------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from mcpmux.errors import (
     MuxError,
     ServerUnavailable,
     StoreUnavailable,
+    UpstreamBroken,
 )
 from mcpmux.identity.principal import Principal
 from mcpmux.links.pool import Pool
@@ -45,7 +46,7 @@ from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, headers, methods
 from mcpmux.protocol.downstream.legacy import Admission
 from mcpmux.protocol.downstream.modern import RequestCore
-from mcpmux.protocol.events import Result
+from mcpmux.protocol.events import Failure, Offered, Result
 from mcpmux.protocol.headers import Values
 from mcpmux.protocol.methods import Answers, Subject
 
@@ -303,10 +304,31 @@ class Router:
             if self._interested(call, key):
                 return
             key = self._pool.lasting(key)
+        if subject is Subject.TOOL and server.transport == "http":
+            call.repeat = self._repeat
         link = self._pool.ready(key)
         if link is None:
             wait, client = min(server.timeout, RESTART_WAIT), call.caller.capabilities
             link = await call.patiently(self._pool.link(key, wait, client))
+        call.opened(link.open(opening_of(call, found, link, self._interest)), server.timeout)
+
+    async def _repeat(self, call: Call, refusal: Failure) -> None:
+        """Open a call again whose server has refused its headers, with those that its list of tools asks for by now.
+
+        Raises: UpstreamBroken (it was opened again before, or has got on already), ToolUnknown, ServerUnavailable,
+        ServerBusy. Source: MCP 2026-07-28 basic/transports/streamable-http, "Client Behavior".
+        """
+        caller, server = call.caller, call.server
+        assert server is not None
+        if call.repeated or call.asks is not None:
+            raise UpstreamBroken(server.id, f"it refuses the headers of the call: {refusal.message[:MAX_NAMED]}")
+        call.repeated = True
+        await self._offers.renewed(server.id, Offered.TOOLS, RESTART_WAIT)
+        grants = self._grants.cached(caller.principal) or await self._grants.of(caller.principal)
+        found, call.decision = await self._decided(call, grants)
+        link = await self._pool.link(
+            link_key(server, caller.principal.key, call.scope), RESTART_WAIT, caller.capabilities
+        )
         call.opened(link.open(opening_of(call, found, link, self._interest)), server.timeout)
 
     def _route(self, view: View, grants: GrantSet, subject: Subject, name: str) -> tuple[Found, Decision] | None:

@@ -97,6 +97,15 @@ class Offers:
             if seat is not None and seat.aged(what, now):
                 self._want(seat, (what,))
 
+    async def renewed(self, server: str, what: Offered, wait: float) -> None:
+        """Return when a list has been asked for once more, well or not; after `wait` seconds at the latest."""
+        seat = self._seats.get(server)
+        if seat is None:
+            return
+        asked = seat.look_for(what)
+        self._want(seat, (what,))
+        await _until(asked, wait)
+
     async def settled(self, servers: Iterable[str], wait: float) -> None:
         """Return when each of them has an offer or can have none for now, after `wait` seconds at the latest."""
         wanted = set(servers)
@@ -269,7 +278,10 @@ class Offers:
                 seat.hurry.clear()
                 continue
             due = seat.take_due(_now())
+            looked_for = seat.take_looked_for(due)
             await self._ask_in_time(seat, [what for what in due if isinstance(what, Offered)])
+            for asked in looked_for:
+                asked.set()
             # At once, not in the next turn: whoever ends mcpmux in the second between them starts with an old list.
             if seat.take(KEEP, _now()) or KEEP in due:
                 await self._keep(seat)

@@ -40,8 +40,8 @@ class Seat:
     """See the module."""
 
     __slots__ = (
-        "_due", "_failures", "_good_until", "awaits_link", "busy", "digest", "fresh", "given_up", "hurry", "kept",
-        "key", "live", "offer", "said", "server", "unavailable",
+        "_due", "_failures", "_good_until", "_looked_for", "awaits_link", "busy", "digest", "fresh", "given_up",
+        "hurry", "kept", "key", "live", "offer", "said", "server", "unavailable",
     )  # fmt: skip
 
     def __init__(self, server: Server, digest: bytes, before: Seat | None) -> None:
@@ -61,6 +61,7 @@ class Seat:
         self._due: dict[Due, float] = {}
         self._failures: dict[Due, int] = {}
         self._good_until: dict[Offered, float] = {}  # loop time; for ever, unless it is here
+        self._looked_for: dict[Offered, asyncio.Event] = {}  # by list: somebody waits until it was asked for
 
     @property
     def settled(self) -> bool:
@@ -103,6 +104,14 @@ class Seat:
         for each in what:
             self._due[each] = now
         self.hurry.set()
+
+    def look_for(self, what: Offered) -> asyncio.Event:
+        """What is set when this list has been asked for once more, well or not."""
+        return self._looked_for.setdefault(what, asyncio.Event())
+
+    def take_looked_for(self, what: Iterable[Due]) -> list[asyncio.Event]:
+        """Who waits for these, which are about to be asked for."""
+        return [self._looked_for.pop(each) for each in Offered if each in what and each in self._looked_for]
 
     def take_due(self, now: float) -> list[Due]:
         """What is due, lists first; it is due no more."""

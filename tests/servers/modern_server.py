@@ -131,6 +131,8 @@ TOOLS = (
     described("defer", "Asks nothing, and wants to be called again with its requestState."),
     described("forever", "Asks again whatever it is answered."),
     described("strange", "Answers a resultType that nobody knows."),
+    described("annotate", "Wants `locate` to have its region in another header, and says so to nobody; a liar lists "
+              "the former one still.", header="string", lies_="boolean"),
     described("touch", "Says that a resource was updated.", uri="string"),
     described("offer", "Adds a tool, prompt or resource and says that the list changed.", kind="string", name="string"),
     described("withdraw", "Takes away what `offer` added.", kind="string", name="string"),
@@ -150,6 +152,7 @@ class ModernServer:
         self.listens: list[Listen] = []
         self.added: dict[str, list[str]] = {kind: [] for kind in KINDS}
         self.running: dict[object, asyncio.Task[None]] = {}
+        self.region: tuple[str, bool] = ("Region", False)  # in which header it goes, and whether the list hides that
         self._secret = os.urandom(32)
 
     def receive(self, message: Json, headers: Mapping[str, str] | None = None) -> None:
@@ -262,11 +265,13 @@ class ModernServer:
     # Lists, prompts, resources ---------------------------------------------------------------------------------------
 
     def tools(self) -> list[Json]:
-        """The entries of `tools/list`."""
-        return [*TOOLS, *(described(name, "Added later.") for name in self.added["tools"])]
+        """The tools as they are."""
+        shown = [_renamed(tool, self.region[0]) if tool["name"] == "locate" else tool for tool in TOOLS]
+        return [*shown, *(described(name, "Added later.") for name in self.added["tools"])]
 
     async def list_tools(self, request: Request) -> Json:
-        return self._page("tools", self.tools(), request)
+        lies = self.region[1]
+        return self._page("tools", [*TOOLS] if lies else self.tools(), request)
 
     async def list_prompts(self, request: Request) -> Json:
         who: Json = {"name": "who", "required": True}
@@ -364,6 +369,10 @@ class ModernServer:
 
     async def tool_locate(self, request: Request, **arguments: object) -> Json:
         return said(json.dumps(arguments))
+
+    async def tool_annotate(self, request: Request, header: str, lies: bool = False) -> Json:
+        self.region = (header, lies)
+        return said(header)
 
     async def tool_broken(self, request: Request, weight: float) -> Json:
         return said(str(weight))
@@ -499,6 +508,13 @@ class ModernServer:
         return {"method": request.method} | {
             name: request.params[name] for name in ("name", "uri", "arguments") if name in request.params
         }
+
+
+def _renamed(tool: Json, header: str) -> Json:
+    """A tool whose argument `region` goes in this header."""
+    schema = json.loads(json.dumps(tool["inputSchema"]))
+    schema["properties"]["region"]["x-mcp-header"] = header
+    return {**tool, "inputSchema": schema}
 
 
 def _require(declared: object, needed: Json) -> None:
