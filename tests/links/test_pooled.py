@@ -227,7 +227,7 @@ async def test_a_link_whose_server_never_answers_a_cancelled_call_is_replaced(
         former, others = given_up.link, set(pids(pool)) - {given_up.link.pid}
         given_up.cancel("the client went away")
         assert pool.ready(KEY) not in (None, former)
-        await until(lambda: former.lost)
+        await until(lambda: former.lost and former.pid not in pids(pool))
         await full(pool, 2)
         assert others < set(pids(pool))
         assert former.pid not in pids(pool)
