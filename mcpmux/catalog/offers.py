@@ -32,7 +32,7 @@ from mcpmux.catalog.items import Item as Item
 from mcpmux.catalog.items import Offer as Offer
 from mcpmux.catalog.items import Reading, read_items, without_headers_amiss
 from mcpmux.catalog.kept import fetch_kept, keep, kept_bytes, prune, read_kept, section_digest
-from mcpmux.catalog.pages import Bounds, ages, is_modern, read_pages
+from mcpmux.catalog.pages import Bounds, is_modern, read_pages
 from mcpmux.catalog.seat import KEEP, Due, Pace, Seat
 from mcpmux.config.schema import Server
 from mcpmux.errors import StoreUnavailable, UpstreamError
@@ -314,7 +314,7 @@ class Offers:
             if pages.problem is not None:
                 log.warning("list_cut_short", server=seat.server.id, list=what.value, problem=pages.problem)
             seat.succeeded(what)
-            if ages(link.greeting, what):
+            if link.ages(what):
                 seat.ages(what, _now() + max(pages.ttl, self._pace.fresh))
             seat.fresh[what] = self._read(seat, what, pages.entries, link).items
 

@@ -79,17 +79,6 @@ def is_modern(greeting: Greeting | None) -> bool:
     return greeting is not None and greeting.protocol_version == MODERN
 
 
-def ages(greeting: Greeting | None, what: Offered) -> bool:
-    """Whether a list grows old by itself: its server says for how long it is good, and not when it changes."""
-    if greeting is None or not is_modern(greeting):
-        return False
-    announced = greeting.capabilities.get(LISTS[what].capability or "")
-    try:
-        return announced is not None and bytes(members(announced).get("listChanged", b"")) != b"true"
-    except (InvalidRequest, MalformedMessage):
-        return True
-
-
 async def _page(link: Link, what: Offered, cursor: str | None, seconds: float) -> Result | Failure:
     params = None if cursor is None else {"cursor": Raw(encode(cursor))}
     exchange = link.open(Opening(LISTS[what].name, params, OURSELVES))

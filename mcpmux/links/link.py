@@ -31,7 +31,7 @@ from mcpmux.links.throttle import Throttle
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import ServerMetrics
 from mcpmux.protocol import envelope
-from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Opening, TaskTold, Updated
+from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Offered, Opening, TaskTold, Updated
 from mcpmux.protocol.methods import ROOTS_CHANGED
 from mcpmux.protocol.upstream import Core, Greeting, received
 from mcpmux.protocol.upstream.attribution import OURSELVES
@@ -158,6 +158,10 @@ class Link:
     def serves(self, method: str) -> bool:
         """Whether the server announced what `method` needs."""
         return self._core.serves(method)
+
+    def ages(self, what: Offered) -> bool:
+        """Whether a list of the server grows old without a word."""
+        return self._core.ages(what)
 
     def outlasts(self, task: str, caller: str, seconds: float) -> None:
         """A task that was made on this link for `caller` may be at work for so long; 0 when it has ended."""

@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, assert_never
 
 from mcpmux.config.schema import Server
@@ -32,7 +33,7 @@ from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
 from mcpmux.protocol.events import News
-from mcpmux.protocol.upstream import Core, LinkCore, ModernCore, ProbeCore
+from mcpmux.protocol.upstream import Core, LinkCore, ModernCore, ProbeCore, numbers
 
 START_LIMIT: Final = 60.0  # seconds
 INSTALL_LIMIT: Final = 180.0  # the same for npx and uvx, which may have to fetch the server first
@@ -59,13 +60,14 @@ class Fittings:
     ground: Surroundings
     starts: Starts
     eras: Eras
+    ids: defaultdict[str, Iterator[int]] = field(default_factory=lambda: defaultdict(numbers.source))  # by server
 
 
 class Supervisor:
     """The owner of the link behind one `LinkKey`, for one version of its server's config."""
 
     __slots__ = (
-        "_backoff", "_drain_until", "_eras", "_ground", "_guess", "_link", "_next_try", "_owner", "_retiring",
+        "_backoff", "_drain_until", "_eras", "_ground", "_guess", "_ids", "_link", "_next_try", "_owner", "_retiring",
         "_starts", "_task", "_turn", "attempts", "client", "key", "reason", "seats", "server", "since", "state",
         "stumbled", "wanted",
     )  # fmt: skip
@@ -84,6 +86,7 @@ class Supervisor:
         self._ground = fittings.ground
         self._starts = fittings.starts
         self._eras = fittings.eras
+        self._ids = fittings.ids[server.id]
         self._guess: Era | None = None  # what the last attempt suggests
         self._owner = owner
         self._link: Link | None = None
@@ -213,10 +216,12 @@ class Supervisor:
             lent=lent,
             own=own,
             capabilities=OF_NOBODY if self.client is None else self.client,
+            ids=self._ids,
         )
         if era == LEGACY:
             return legacy
-        return ProbeCore(ModernCore[Exchange](streamed=streamed, version=version, lent=lent, own=own), legacy)
+        modern = ModernCore[Exchange](streamed=streamed, version=version, lent=lent, own=own, ids=self._ids)
+        return ProbeCore(modern, legacy)
 
     async def _suspect_era(self, life: _Life) -> None:
         """The server was not greeted. If that may be because of the era, the next attempt tries another one."""

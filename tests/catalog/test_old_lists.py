@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from mcpmux.config.schema import Server
 from mcpmux.protocol.events import Offered
 from mcpmux.store import Database
 from tests.catalog.harness import BRISK, room
-from tests.links.harness import stdio, until
+from tests.links.harness import link_of, stdio, until
 
 AT_ONCE = replace(BRISK, fresh=0.0)
 
@@ -47,6 +49,20 @@ async def test_a_list_that_is_good_or_of_whose_changes_we_hear_is_not(tmp_path: 
             shown.offers.looked_at(["modern"], Offered.TOOLS)
             await shown.call("modern", "echo", text="x")
             assert asked(seen) == 1
+
+
+@pytest.mark.parametrize("tells", ["less", "refuses"])
+async def test_a_list_whose_changes_are_announced_and_never_told_grows_old_too(
+    tmp_path: Path, database: Database, tells: str
+) -> None:
+    seen = tmp_path / "seen"
+    async with room(tmp_path, database, modern(seen, "--tells", tells), pace=AT_ONCE) as shown:
+        await shown.until(lambda: shown.names("modern"))
+        link = await link_of(shown.pool, "modern")
+        await until(lambda: link.ages(Offered.TOOLS))
+        await shown.call("modern", "offer", kind="tools", name="new")
+        shown.offers.looked_at(["modern"], Offered.TOOLS)
+        await shown.until(lambda: "new" in (shown.names("modern") or []))
 
 
 async def test_five_seconds_are_not_too_long_for_any_list(tmp_path: Path, database: Database) -> None:

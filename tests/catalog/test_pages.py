@@ -1,4 +1,4 @@
-"""Pages: how long a list is good is the least that its pages say, and only servers of the modern era say it."""
+"""Pages: how long a list is good is the least that its pages say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from math import inf
 import pytest
 from msgspec import Raw
 
-from mcpmux.catalog.pages import Bounds, Pages, Reading, ages
+from mcpmux.catalog.pages import Bounds, Pages, Reading
 from mcpmux.protocol.events import Failure, Offered, Result
-from mcpmux.protocol.upstream import Greeting
 
 
 def read(*pages: bytes) -> Pages:
@@ -48,20 +47,3 @@ def test_a_list_that_a_server_does_not_have_is_not_asked_for_again() -> None:
     reading = Reading(Offered.TOOLS, Bounds())
     reading.take(Failure(-32601, "Method not found"))
     assert reading.outcome == Pages((), ttl=inf)
-
-
-@pytest.mark.parametrize(
-    ("revision", "tools", "expected"),
-    [
-        ("2026-07-28", b"{}", True),
-        ("2026-07-28", b'{"listChanged":false}', True),
-        ("2026-07-28", b'{"listChanged":true}', False),
-        ("2026-07-28", b"[]", True),
-        ("2026-07-28", None, False),
-        ("2025-11-25", b"{}", False),
-    ],
-)
-def test_which_lists_grow_old(revision: str, tools: bytes | None, expected: bool) -> None:
-    capabilities = {} if tools is None else {"tools": Raw(tools)}
-    assert ages(Greeting(revision, capabilities, Raw(b"{}"), None), Offered.TOOLS) == expected
-    assert not ages(None, Offered.TOOLS)

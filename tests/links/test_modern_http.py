@@ -20,7 +20,7 @@ from mcpmux.links import Link, Pool
 from mcpmux.links.changes import OfferChanged, ResourceUpdated
 from mcpmux.protocol import headers
 from mcpmux.protocol.events import Ask, Failure, Log, Offered, Opening, Progress, Result
-from tests.links.harness import PATIENCE, call, ending, events, link_of, running, text, tool, until
+from tests.links.harness import PATIENCE, call, ending, events, link_of, of, running, text, tool, until
 from tests.links.servers.http_server import streamable_server
 from tests.links.servers.modern import Remote, modern_remote
 from tests.links.test_streamable import http
@@ -72,6 +72,16 @@ async def test_it_is_greeted_and_called_by_single_requests_without_a_session(tmp
             assert said["Mcp-Method"] == message["method"]
             assert said["MCP-Protocol-Version"] == MODERN
             assert "Mcp-Session-Id" not in said
+
+
+async def test_no_id_comes_twice_to_one_server_whatever_link_it_comes_from(tmp_path: Path) -> None:
+    async with linked(tmp_path, isolation="pooled", links=2) as (remote, pool, link):
+        await until(lambda: remote.server.count("server/discover") == 2)
+        assert await call(link, "echo", text="x") == "x"
+        pool.apply(of(http(remote.url + "?new")))  # a new link, in a new fleet
+        await until(lambda: remote.server.count("server/discover") == 3)
+        ids = [message["id"] for message, _ in remote.server.seen]
+        assert len(ids) == len(set(map(str, ids)))
 
 
 @pytest.mark.parametrize("as_events", [False, True])

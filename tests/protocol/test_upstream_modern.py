@@ -45,6 +45,7 @@ Json = dict[str, object]
 PREFIX = "io.modelcontextprotocol/"
 REVISION = "2026-07-28"
 CAPABILITIES: Json = {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "logging": {}}
+TOLD: Json = {"toolsListChanged": True}
 FORM: Json = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}, "mode": "form"}}
 SAMPLE: Json = {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}
 ACCEPTED = Result(Raw(b'{"action":"accept","content":{}}'))
@@ -380,7 +381,7 @@ def test_what_the_server_announces_is_listened_to() -> None:
     first = greeted(core, CAPABILITIES)
     assert first and core.waits_for(first) and not core.in_flight
     assert isinstance(core.receive(note("tools/list_changed", first), None, 0.0)[0], Stray)  # not acknowledged yet
-    assert core.receive(note("subscriptions/acknowledged", first, notifications={}), None, 0.0) == []
+    assert core.receive(note("subscriptions/acknowledged", first, notifications=TOLD), None, 0.0) == []
     assert core.receive(note("tools/list_changed", first), None, 0.0) == [Changed(Offered.TOOLS)]
     assert isinstance(core.receive(note("tools/list_changed", first + 1), None, 0.0)[0], Stray)
 
@@ -436,7 +437,7 @@ def test_a_subscription_that_ends_is_begun_again_after_a_pause() -> None:
     request = greeted(core, CAPABILITIES)
     pauses = []
     for _ in range(3):
-        core.receive(note("subscriptions/acknowledged", request, notifications={}), None, 0.0)
+        core.receive(note("subscriptions/acknowledged", request, notifications=TOLD), None, 0.0)
         (later,) = core.receive(answer(request, {}), None, 1.0)
         assert isinstance(later, Later)
         pauses.append(later.seconds)
@@ -444,7 +445,7 @@ def test_a_subscription_that_ends_is_begun_again_after_a_pause() -> None:
         assert isinstance(again, Send) and again.request
         request = again.request
     assert pauses == [1.0, 2.0, 4.0]
-    found = core.receive(note("subscriptions/acknowledged", request, notifications={}), None, 2.0)
+    found = core.receive(note("subscriptions/acknowledged", request, notifications=TOLD), None, 2.0)
     assert found == [Changed(Offered.TOOLS)]  # nobody knows what was missed
     assert core.drop(request, 3.0) is None
     assert isinstance(core.due()[0], Later)
@@ -453,11 +454,59 @@ def test_a_subscription_that_ends_is_begun_again_after_a_pause() -> None:
 def test_a_server_without_subscriptions_is_left_alone() -> None:
     core = ModernCore[str](streamed=False, version="1")
     request = greeted(core, CAPABILITIES)
-    assert core.receive(error(request, -32601), None, 0.0) == []
+    assert core.receive(error(request, -32601), None, 0.0) == [Changed(Offered.TOOLS)]
     assert core.resume() == []
     core.open(Opening("resources/subscribe", {"uri": Raw(b'"u:1"')}, ""), "a")
     (found,) = core.due()
     assert isinstance(found, Deliver) and isinstance(found.event, Failure)
+
+
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [({}, True), ({"listChanged": False}, True), ({"listChanged": True}, False), ([], True), (None, False)],
+)
+def test_which_lists_grow_old(tools: object, expected: bool) -> None:
+    core = ModernCore[str](streamed=False, version="1")
+    assert not core.ages(Offered.TOOLS)
+    greeted(core, {"logging": {}} if tools is None else {"tools": tools})
+    assert core.ages(Offered.TOOLS) is expected
+
+
+def test_a_list_whose_changes_are_announced_and_not_told_grows_old_like_any_other() -> None:
+    core = ModernCore[str](streamed=False, version="1")
+    request = greeted(core, {**CAPABILITIES, "prompts": {"listChanged": True}})
+    assert not core.ages(Offered.TOOLS)
+    less = note("subscriptions/acknowledged", request, notifications={"promptsListChanged": True})
+    # What changed until then, nobody knows.
+    assert core.receive(less, None, 0.0) == [Changed(Offered.TOOLS)]
+    assert core.ages(Offered.TOOLS)
+    assert not core.ages(Offered.PROMPTS)
+
+
+def test_a_refused_subscription_is_no_word_of_changes_until_another_is_agreed_to() -> None:
+    core = ModernCore[str](streamed=False, version="1")
+    request = greeted(core, CAPABILITIES)
+    changed, later = core.receive(error(request, -32603), None, 0.0)
+    assert changed == Changed(Offered.TOOLS) and isinstance(later, Later)
+    assert core.ages(Offered.TOOLS)
+    (again,) = core.resume()
+    assert isinstance(again, Send) and again.request
+    (later,) = core.receive(error(again.request, -32603), None, 0.0)  # that it changed is said once
+    assert isinstance(later, Later)
+    (again,) = core.resume()
+    assert isinstance(again, Send)
+    found = core.receive(note("subscriptions/acknowledged", again.request, notifications=TOLD), None, 0.0)
+    assert found == [Changed(Offered.TOOLS)]
+    assert not core.ages(Offered.TOOLS)
+
+
+def test_a_resource_that_is_refused_says_nothing_about_the_lists() -> None:
+    core = ModernCore[str](streamed=False, version="1")
+    first = greeted(core, CAPABILITIES)
+    core.receive(note("subscriptions/acknowledged", first, notifications=TOLD), None, 0.0)
+    (found,) = core.receive(error(subscribed(core, "a", "u:1"), -32602), None, 0.0)
+    assert isinstance(found, Deliver)
+    assert not core.ages(Offered.TOOLS)
 
 
 def subscribed(core: ModernCore[str], owner: str, uri: str) -> int:

@@ -4,7 +4,8 @@ It is strict: a request without what `_meta` must hold is refused, a `requestSta
 client may send is remembered in `problems`. `seen` has every message that came, with its headers on HTTP.
 
     python modern_server.py stdio|http [--port N] [--name NAME] [--era modern|dual] [--page N] [--ttl MS]
-        [--discover answers|refuses|silent|unsupported|dies] [--scope public|private] [--unannounced] [--seen FILE]
+        [--discover answers|refuses|silent|unsupported|dies] [--scope public|private] [--unannounced]
+        [--tells all|less|refuses] [--seen FILE]
 
 `http` prints one JSON line `{"url": …}` when it listens. `--seen` gets a line of JSON for each message. A tool that
 waits for a gate appends to `<gate>.entered` and `<gate>.cancelled`, as `counter.py` does. `dual` also answers
@@ -318,7 +319,9 @@ class ModernServer:
     async def listen(self, request: Request) -> Json:
         wanted = request.params.get("notifications")
         wants: Json = dict(wanted) if isinstance(wanted, dict) else {}
-        if self.options.unannounced:
+        if self.options.tells == "refuses":
+            raise Refusal(-32603, "no subscriptions today")
+        if self.options.unannounced or self.options.tells == "less":
             wants = {name: value for name, value in wants.items() if not name.endswith("ListChanged")}
         listen = Listen(request, wants)
         meta = {SUBSCRIPTION: request.id}
@@ -574,6 +577,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--ttl", type=int, default=0, help="ttlMs of everything that may be kept")
     options.add_argument("--scope", default="public", choices=("public", "private"))
     options.add_argument("--unannounced", action="store_true", help="no listChanged, and no such notification")
+    options.add_argument(
+        "--tells", default="all", choices=("all", "less", "refuses"), help="of what it announces to tell: all, no lists"
+    )
     options.add_argument("--seen", help="a file for every message that came")
     return options
 

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from mcpmux.protocol import envelope, methods
 from mcpmux.protocol.envelope import Reply
-from mcpmux.protocol.events import End, Failure, Opening, Result
+from mcpmux.protocol.events import End, Failure, Offered, Opening, Result
 from mcpmux.protocol.upstream.received import Broken, Deliver, Headers, Received
 
 T = TypeVar("T")
@@ -47,6 +47,12 @@ class Core(Protocol[T]):
 
     def announces(self, capability: str) -> bool:
         """Whether the greeting told the server of this capability of a client."""
+
+    def ages(self, what: Offered) -> bool:
+        """Whether a list grows old by itself: its server says for how long it is good, and not when it changes."""
+
+    def passed_over(self, request: int) -> None:
+        """This was a greeting in another era: an answer to it may still come, and means nothing."""
 
     def open(self, opening: Opening, owner: T) -> Sent:
         """Begin a call; without wire bytes there is nothing to send for it, and `due()` says what to do instead."""

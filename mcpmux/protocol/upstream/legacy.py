@@ -19,6 +19,7 @@ Source: MCP basic/lifecycle, basic/utilities (cancellation, ping, progress), ser
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Generic
 
 from msgspec import Raw, Struct
@@ -27,18 +28,18 @@ from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import abilities, envelope, events, methods, tasks
 from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
-from mcpmux.protocol.events import Changed, Completed, End, Log, Opening, Progress, Result, Updated, Withdrawn
+from mcpmux.protocol.events import Changed, Completed, End, Log, Offered, Opening, Progress, Result, Updated, Withdrawn
 from mcpmux.protocol.revisions import LEGACY
 from mcpmux.protocol.upstream import asks, wreckage
 from mcpmux.protocol.upstream import greeting as handshake
 from mcpmux.protocol.upstream.asks import Asks
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
 from mcpmux.protocol.upstream.core import Sent, cancelled, ending
+from mcpmux.protocol.upstream.numbers import Numbers, source
 from mcpmux.protocol.upstream.plain import plain_answer
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Greeting, Received, Send, Stray, T, Unwelcome
 from mcpmux.protocol.upstream.wreckage import SHOWN, Wreck, shown
 
-FIRST_ID: Final = 1001  # small numbers turn up in what servers write by mistake
 _PING: Final = "ping"
 _INITIALIZE: Final = "initialize"
 _EMPTY: Final = b"{}"
@@ -59,15 +60,16 @@ class LinkCore(Generic[T]):
     `streamed`: answers and what belongs to them come on a stream per request, named in `receive()` by the request's
     id. Otherwise everything comes on one stream, and `receive()` gets None. `lent`: the link is one call's alone until
     the server has answered it, so whatever comes meanwhile belongs to that call. `own`: the link is one client's alone.
-    `capabilities` are announced as far as the revision knows them. `asks` is what the server waits for.
+    `capabilities` are announced as far as the revision knows them, `ids` is where its requests have theirs
+    from. `asks` is what the server waits for.
     """
 
-    __slots__ = ("_callers", "_capabilities", "_checks", "_flights", "_greeting_id", "_lent", "_next", "_offer", "_own",
-                 "_streamed", "_unasked", "_version", "asks", "greeting")  # fmt: skip
+    __slots__ = ("_callers", "_capabilities", "_checks", "_flights", "_greeting_id", "_lent", "_numbers", "_offer",
+                 "_own", "_streamed", "_unasked", "_version", "asks", "greeting", "passed_over")  # fmt: skip
 
     def __init__(
         self, *, streamed: bool, version: str, lent: bool = False, own: bool = False,
-        capabilities: Capabilities = abilities.OF_NOBODY,
+        capabilities: Capabilities = abilities.OF_NOBODY, ids: Iterator[int] | None = None,
     ) -> None:  # fmt: skip
         self.greeting: Greeting | None = None
         self.asks = Asks()
@@ -79,7 +81,8 @@ class LinkCore(Generic[T]):
         self._flights: dict[int, _Flight[T]] = {}
         self._checks: dict[int, T] = {}  # pings, which cause no messages and so disturb no attribution
         self._callers = Callers()
-        self._next = FIRST_ID
+        self._numbers = Numbers(ids or source())
+        self.passed_over = self._numbers.pass_over  # the newer way to greet
         self._offer = 0
         self._greeting_id = 0
         self._unasked: frozenset[str] = frozenset()
@@ -108,10 +111,13 @@ class LinkCore(Generic[T]):
         """Whether the server announced what `method` needs; if not, it is not asked."""
         return method not in self._unasked
 
+    def ages(self, what: Offered) -> bool:
+        """Lists of this era are good until their server says otherwise."""
+        return False
+
     def open(self, opening: Opening, owner: T) -> Sent:
         """Begin a call."""
-        request = self._next
-        self._next = request + 1
+        request = self._numbers.take()
         params = opening.params
         if opening.method == _PING:
             self._checks[request] = owner
@@ -221,9 +227,7 @@ class LinkCore(Generic[T]):
             return Deliver(self._checks.pop(request), Result(Raw(_EMPTY)))
         if self.is_greeting(request):
             return self._greeted(reply)
-        if not FIRST_ID <= request < self._next:
-            return Stray("unknown_id", str(request))
-        return Stray("late") if self._callers.laid(request, now) else Stray("duplicate", str(request))
+        return self._numbers.unawaited(request, self._callers, now)
 
     def _unaddressed(self, reply: Reply, stream: int | None, now: float) -> Received[T]:
         """An answer without an id of ours: an error whose request could not be read, if only one can be meant."""
@@ -260,8 +264,7 @@ class LinkCore(Generic[T]):
         return Unwelcome(f"it refused initialize: {reply.message[:SHOWN]} ({reply.code})")
 
     def _initialize(self) -> Sent:
-        self._greeting_id = self._next
-        self._next += 1
+        self._greeting_id = self._numbers.take()
         params = handshake.initialize(LEGACY[self._offer], self._version, self._capabilities)
         return self._greeting_id, envelope.request(self._greeting_id, _INITIALIZE, params), None
 

@@ -7,7 +7,8 @@ counts only from the one that is acknowledged. At most one is begun at a time; w
 next.
 
 A subscription that the server ends is begun again, after ever longer pauses. What was missed in between nobody knows:
-so all lists count as changed then.
+so all lists count as changed then. A list that the server announces changes of, and does not agree to tell, grows old
+like one that it announces nothing of (`hears()`); it counts as changed when that turns out.
 
 Source: MCP 2026-07-28 basic/patterns/subscriptions.
 """
@@ -62,13 +63,14 @@ _Thing = tuple[str, str]  # the member of the filter, the URI or the task in it
 class Listening(Generic[T]):
     """See the module. `begin` makes the request of a filter, `end` what ends a subscription; both send nothing."""
 
-    __slots__ = ("_asked", "_begin", "_end", "_failures", "_gap", "_lists", "_off", "_open", "_resting", "_sent",
-                 "_since", "_waiting", "_wanted")  # fmt: skip
+    __slots__ = ("_asked", "_begin", "_deaf", "_end", "_failures", "_gap", "_lists", "_off", "_open", "_resting",
+                 "_sent", "_since", "_waiting", "_wanted")  # fmt: skip
 
     def __init__(self, begin: Callable[[dict[str, object]], Send], end: Callable[[int], Received[T]]) -> None:
         self._begin = begin
         self._end = end
-        self._lists: tuple[str, ...] = ()
+        self._lists: tuple[str, ...] = ()  # by capability: whose changes the server announces
+        self._deaf: frozenset[str] = frozenset()  # those of them that it does not tell after all
         self._wanted: dict[_Thing, None] = {}  # in order
         self._asked: frozenset[_Thing] = frozenset()  # those of the newest subscription
         self._open = 0  # the subscription that the server has acknowledged
@@ -85,6 +87,10 @@ class Listening(Generic[T]):
         """How many calls wait for an acknowledgement."""
         return len(self._waiting)
 
+    def hears(self, what: Offered) -> bool:
+        """Whether the server tells when this list changes, as far as it has not shown the contrary."""
+        return any(what in _LISTS[name][1] for name in self._lists if name not in self._deaf)
+
     def is_mine(self, request: int) -> bool:
         """Whether `request` is a subscription that lasts."""
         return bool(request) and request in (self._open, self._sent)
@@ -92,6 +98,7 @@ class Listening(Generic[T]):
     def greeted(self, capabilities: Mapping[str, Raw]) -> list[Received[T]]:
         """The server said what it has: listen to what changes of its own accord."""
         self._lists = tuple(name for name in _LISTS if _is_true(members(capabilities.get(name)).get("listChanged")))
+        self._deaf = frozenset()
         self._open = self._sent = 0
         return self._follow()
 
@@ -134,10 +141,8 @@ class Listening(Generic[T]):
         self._asked -= refused
         if former:
             found.append(self._end(former))
-        if self._gap:
-            self._gap = False
-            found += [Changed(what) for name in self._lists for what in _LISTS[name][1]]
-        return found + self._follow()
+        deaf = frozenset(name for name in self._lists if not _is_true(said.get(_LISTS[name][0])))
+        return [*found, *self._deafened(deaf), *self._follow()]
 
     def heard(self, request: int | str | None, method: str, params: Mapping[str, Raw]) -> list[Received[T]]:
         """Something changed; `request` is the subscription that it belongs to, None if that is not said."""
@@ -175,7 +180,10 @@ class Listening(Generic[T]):
         found = self._answered(refused, failure or UNHEARD)
         # Without what was asked for last the server may agree as before.
         self._asked = frozenset(self._wanted) if self._open else frozenset()
-        return found + (self._follow() if refused else self._rest(now))
+        if refused:
+            return found + self._follow()
+        deaf = self._deaf if self._open else frozenset(self._lists)
+        return [*found, *self._deafened(deaf), *self._rest(now)]
 
     def torn_down(self, params: Mapping[str, Raw], now: float) -> list[Received[T]]:
         """The server cancels something, which can only be a subscription."""
@@ -183,6 +191,13 @@ class Listening(Generic[T]):
         if not isinstance(request, int) or not self.is_mine(request):
             return [Stray("unknown_notification", methods.CANCELLED)]
         return self.over(request, None, now)
+
+    def _deafened(self, deaf: frozenset[str]) -> list[Received[T]]:
+        """From now on the server tells of all lists but these; of what it may have kept back nobody knows."""
+        turned, self._deaf = deaf ^ self._deaf, deaf
+        missed = self._lists if self._gap and self._open else [name for name in self._lists if name in turned]
+        self._gap = self._gap and not self._open
+        return [Changed(what) for name in missed for what in _LISTS[name][1]]
 
     # What follows ----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ Source: MCP 2026-07-28 basic (`_meta`, `resultType`), basic/patterns, basic/tran
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import Final, Generic
 
 from msgspec import Raw, Struct
@@ -29,7 +29,7 @@ from msgspec import Raw, Struct
 from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import envelope, headers, methods, rounds
 from mcpmux.protocol.envelope import Message, Reply, Request
-from mcpmux.protocol.events import End, Failure, Log, Opening, Progress, Result, Withdrawn
+from mcpmux.protocol.events import End, Failure, Log, Offered, Opening, Progress, Result, Withdrawn
 from mcpmux.protocol.revisions import MODERN
 from mcpmux.protocol.tasks import TO_BE_MADE
 from mcpmux.protocol.upstream import asking, discovery, listening, received, wreckage
@@ -38,11 +38,12 @@ from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
 from mcpmux.protocol.upstream.core import Sent, cancelled, ending
 from mcpmux.protocol.upstream.discovery import Sayings
 from mcpmux.protocol.upstream.listening import Listening, subscription_of
+from mcpmux.protocol.upstream.numbers import Numbers, source
 from mcpmux.protocol.upstream.plain import plain_answer
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeting, Received, Send, Stray, T
 from mcpmux.protocol.upstream.wreckage import SHOWN, Wreck
 
-FIRST_ID: Final = 2001  # small numbers turn up in what servers write by mistake; below are those of `initialize`
+_FIRST: Final = 2001  # of a core that is given no source: below are those of `initialize`
 _PING: Final = "ping"
 _EMPTY: Final = Result(Raw(b"{}"))
 _OF_OURSELVES: Final = Opening(methods.DISCOVER, None, OURSELVES)
@@ -58,12 +59,16 @@ class _Flight(Struct, Generic[T]):
 
 
 class ModernCore(Generic[T]):
-    """One modern link; `streamed`, `lent`, `own` and `T` as in `LinkCore`. See the module."""
+    """One modern link; `streamed`, `lent`, `own`, `ids` and `T` as in `LinkCore`. See the module."""
 
-    __slots__ = ("_callers", "_checks", "_due", "_flights", "_greeting_id", "_last_ask", "_lent", "_listening", "_next",
-                 "_own", "_sayings", "_streamed", "_unserved", "greeting", "outlasts")  # fmt: skip
+    __slots__ = ("_callers", "_checks", "_due", "_flights", "_greeting_id", "_last_ask", "_lent", "_listening",
+                 "_numbers", "_own", "_sayings", "_streamed", "_unserved", "greeting", "outlasts",
+                 "passed_over")  # fmt: skip
 
-    def __init__(self, *, streamed: bool, version: str, lent: bool = False, own: bool = False) -> None:
+    def __init__(
+        self, *, streamed: bool, version: str, lent: bool = False, own: bool = False,
+        ids: Iterator[int] | None = None,
+    ) -> None:  # fmt: skip
         self.greeting: Greeting | None = None
         self._lent = lent
         self._own = own
@@ -75,7 +80,8 @@ class ModernCore(Generic[T]):
         self.outlasts = self._callers.outlasts  # a task of a caller is at work until then
         self._listening: Listening[T] = Listening(self._listen, self._ended)
         self._due: list[Received[T]] = []
-        self._next = FIRST_ID
+        self._numbers = Numbers(ids or source(_FIRST))
+        self.passed_over = self._numbers.pass_over  # the older way to greet
         self._last_ask = 0
         self._greeting_id = 0
         self._unserved: frozenset[str] = frozenset()
@@ -102,8 +108,7 @@ class ModernCore(Generic[T]):
 
     def greet(self) -> Sent:
         """`server/discover`."""
-        sent = self._request(_OF_OURSELVES, None)
-        self._greeting_id = sent[0]
+        self._greeting_id, *_ = sent = self._request(_OF_OURSELVES, None)
         return sent
 
     def settled(self) -> ModernCore[T]:
@@ -113,6 +118,11 @@ class ModernCore(Generic[T]):
     def serves(self, method: str) -> bool:
         """Whether the server announced what `method` needs, in this era."""
         return method not in self._unserved
+
+    def ages(self, what: Offered) -> bool:
+        """Whether the server has this list and does not tell when it changes."""
+        greeting, needs = self.greeting, methods.LISTS[what].capability or ""
+        return greeting is not None and needs in greeting.capabilities and not self._listening.hears(what)
 
     def announces(self, capability: str) -> bool:
         """Nothing is announced once and for all; each request says what its client can do."""
@@ -227,8 +237,7 @@ class ModernCore(Generic[T]):
     # Requests --------------------------------------------------------------------------------------------------
 
     def _request(self, opening: Opening, params: dict[str, Raw] | None) -> Sent:
-        request = self._next
-        self._next = request + 1
+        request = self._numbers.take()
         said = self._sayings.said(opening, params, request)
         wire = envelope.request(request, opening.method, said)
         if not self._streamed:
@@ -237,8 +246,7 @@ class ModernCore(Generic[T]):
 
     def _interested(self, opening: Opening, owner: T) -> Sent:
         """A change of what is listened to, which is no request of its own."""
-        request = self._next
-        self._next = request + 1
+        request = self._numbers.take()
         self._due += self._listening.ordered(request, opening, owner)
         return request, b"", None
 
@@ -280,9 +288,7 @@ class ModernCore(Generic[T]):
         if self._listening.is_mine(request):
             failure = None if reply.result is not None else Failure(reply.code, reply.message, reply.data)
             return self._listening.over(request, failure, now)
-        if not FIRST_ID <= request < self._next:
-            return [Stray("unknown_id", str(request))]
-        return [Stray("late") if self._callers.laid(request, now) else Stray("duplicate", str(request))]
+        return [self._numbers.unawaited(request, self._callers, now)]
 
     def _answered(self, request: int, flight: _Flight[T], reply: Reply, now: float) -> list[Received[T]]:
         """The answer to a call; it stays in the table if its client has to be asked first."""

@@ -5,7 +5,8 @@ own makes it legacy: then `initialize` follows on the same connection. A server 
 `initialize` beside it (`hurry()`); it may be one that ignores what it does not know, or one that still starts. Then
 whichever is answered well first decides: a server of both eras that was only slow reads `server/discover` first.
 
-The ids of both cores are apart (`FIRST_ID`), so that no answer can be taken for the other's.
+The ids of both cores are apart, so that no answer can be taken for the other's. What the greeting of the era that was
+not chosen is answered later, if ever, the other core knows for what it is.
 
 Source: MCP 2026-07-28 basic/versioning and basic/transports, "Backward Compatibility".
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Generic
 
-from mcpmux.protocol.events import End, Opening
+from mcpmux.protocol.events import End, Offered, Opening
 from mcpmux.protocol.upstream.core import Core, Sent
 from mcpmux.protocol.upstream.received import Greeted, Outdated, Received, Send, T, Unwelcome
 
@@ -23,14 +24,14 @@ from mcpmux.protocol.upstream.received import Greeted, Outdated, Received, Send,
 class ProbeCore(Generic[T]):
     """See the module. It only greets: with `Greeted` the link goes on with `settled()`."""
 
-    __slots__ = ("_chosen", "_discover", "_initialized", "_legacy", "_modern", "_outdated", "_unwelcome")
+    __slots__ = ("_chosen", "_discover", "_initialize", "_legacy", "_modern", "_outdated", "_unwelcome")
 
     def __init__(self, modern: Core[T], legacy: Core[T]) -> None:
         self._modern = modern
         self._legacy = legacy
         self._chosen: Core[T] | None = None
         self._discover = 0
-        self._initialized = False  # the legacy greeting has been sent
+        self._initialize = 0  # the newest legacy greeting
         self._outdated = False  # the server is not modern
         self._unwelcome: Unwelcome | None = None  # what the legacy greeting came to, while the modern one is open
 
@@ -57,11 +58,10 @@ class ProbeCore(Generic[T]):
 
     def hurry(self) -> list[Received[T]]:
         """The server has been silent for long: greet it in the older way as well."""
-        if self._initialized or self._chosen is not None:
+        if self._initialize or self._chosen is not None:
             return []
-        self._initialized = True
-        request, wire, headers = self._legacy.greet()
-        return [Send(wire, request, headers)]
+        self._initialize, wire, headers = self._legacy.greet()
+        return [Send(wire, self._initialize, headers)]
 
     def settled(self) -> Core[T]:
         """The core that was chosen."""
@@ -74,6 +74,13 @@ class ProbeCore(Generic[T]):
     def announces(self, capability: str) -> bool:
         """Nothing is announced yet."""
         return False
+
+    def ages(self, what: Offered) -> bool:
+        """There are no lists yet."""
+        return False
+
+    def passed_over(self, request: int) -> None:
+        """Both greetings are known here."""
 
     def open(self, opening: Opening, owner: T) -> Sent:
         """Calls come after the greeting."""
@@ -121,7 +128,7 @@ class ProbeCore(Generic[T]):
         if self._outdated:
             return self._chosen_of(self._legacy.receive(data, stream, now))
         found = self._chosen_of(self._modern.receive(data, stream, now))
-        if self._chosen is None and not self._outdated and self._initialized:
+        if self._chosen is None and not self._outdated and self._initialize:
             # It was not the answer to `server/discover`.
             found = self._chosen_of(self._legacy.receive(data, stream, now))
         return found
@@ -142,8 +149,18 @@ class ProbeCore(Generic[T]):
             else:
                 passed.append(one)
                 if isinstance(one, Greeted):
-                    self._chosen = self._modern if one.wire == b"" else self._legacy
+                    self._choose(one)
+                elif isinstance(one, Send) and one.request is not None and self._chosen is None:
+                    self._initialize = one.request  # for an older revision
         return passed
+
+    def _choose(self, greeted: Greeted) -> None:
+        """Go on with the era that was answered in; the other greeting may be answered too."""
+        is_modern = greeted.wire == b""
+        self._chosen, other = (self._modern, self._legacy) if is_modern else (self._legacy, self._modern)
+        unanswered = self._initialize if is_modern else self._discover
+        if other.is_greeting(unanswered):
+            self._chosen.passed_over(unanswered)
 
     def _waits_for_modern(self) -> bool:
         """Whether `server/discover` may still be answered; a legacy greeting that is refused decides nothing then."""
