@@ -76,8 +76,8 @@ class Call(Struct, eq=False):
     `repeat` opens it again, once (`repeated`), if a server of the modern era refuses its headers.
 
     Of a modern request: `said` is what it says of itself, `mirror` gives its headers, which must say what its arguments
-    say, `parking` is where it is left while its client is asked; `former` the call that it goes on with, `state` what
-    its server gave along with its questions.
+    say, `parking` is where it is left while its client is asked; `former` the call that it goes on with, `left` what is
+    left of it until its client has the questions, `state` what its server gave along with them.
     """
 
     caller: Caller
@@ -90,6 +90,7 @@ class Call(Struct, eq=False):
     mirror: Values | None = None
     parking: Parking | None = None
     former: Parked | None = None
+    left: Parked | None = None
     state: str | None = None
     started: float = field(default_factory=time.monotonic)
     deadline: float = inf
@@ -169,6 +170,12 @@ class Call(Struct, eq=False):
         if self.exchange is not None:
             self.exchange.cancel(reason)
 
+    def forsake(self, reason: str) -> None:
+        """The client is gone and has not got the end of its request: nobody comes back to what was left of it."""
+        self.cancel(reason)
+        if self.left is not None and self.parking is not None:
+            self.parking.drop(self.left, reason)
+
     def reply(self, ask: int, answer: End) -> None:
         """Answer what the server asked; does nothing if nobody waits for it any more."""
         if self.exchange is not None and self._closed(ask, answer):
@@ -179,9 +186,9 @@ class Call(Struct, eq=False):
         if self.exchange is not None and self._closed(ask, "refused"):
             self.exchange.answer(ask, failure)
 
-    def leave(self, needed: InputRequired) -> None:
+    def leave(self, needed: InputRequired, left: Parked) -> None:
         """End the request with what its client is asked; the server's call goes on without it."""
-        self._end, self.asks, self.exchange = needed, None, None
+        self._end, self.left, self.asks, self.exchange = needed, left, None, None
         self._finish(PARKED)
 
     def resume(self, former: Parked, answers: Mapping[int, Raw]) -> None:

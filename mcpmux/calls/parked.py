@@ -243,7 +243,7 @@ class Parking:
         needed = InputRequired(rounds.asking(asked, self._sealed(call, _OURS + parked.id, left)))
         self._table[parked.id] = parked
         exchange.link.metrics.parked(1)
-        call.leave(needed)
+        call.leave(needed, parked)
 
     def _take(self, parked: Parked) -> None:
         del self._table[parked.id]

@@ -86,9 +86,15 @@ class Modern:
                 return await squeeze.answer(entry, wire, event.page, self._metrics)
             self._metrics.http_sent(len(wire))
             status = faults.modern_status(event) if isinstance(event, Failure) else 200
-            return entry.answer(wire, status)
-        finally:
-            call.cancel(GONE)  # unless it has ended
+            response = entry.answer(wire, status)
+            if call.left is not None:
+                # Not left to the server: a client that goes before it has this cannot come back.
+                await response.prepare(entry.request)
+                await response.write_eof()
+            return response
+        except BaseException:
+            call.forsake(GONE)
+            raise
 
     async def _stream(self, entry: Entry, core: RequestCore, call: Call, wire: bytes) -> web.StreamResponse:
         """Send `wire`, if there is anything yet, and the events of the call until one ends it."""
@@ -100,6 +106,7 @@ class Modern:
                 event, wire = await _shown(core, call, await next_event(call))
                 ended = isinstance(event, ENDS)
             await self._send(response, wire)
+            call.left = None  # the client may come back, however this connection ends
         return response
 
     async def _send(self, response: EventSourceResponse, wire: bytes) -> None:

@@ -34,6 +34,7 @@ class Recorder(Counter):
         described("require", "Answers that somebody has to be at a URL first.", True, elicitation="string"),
         described("complete", "Says that an elicitation is complete.", True, elicitation="string"),
         {**described("route", "Says its region, which goes in a header too.", True), "inputSchema": MIRRORED},
+        described("tell", "Asks with a message of so many bytes.", True, bytes="integer"),
         described("both", "Asks two things at once.", True),
         described("talk", "Asks, talking before and after, and waits for `gate` if given.", True, gate="string?"),
         described("twice", "Asks, and asks again.", True),
@@ -74,6 +75,10 @@ class Recorder(Counter):
         yield Gate(gate)
         self.notify("notifications/cancelled", {"requestId": "retract"})
         return said("taken back")
+
+    def tool_tell(self, bytes: int) -> Steps:
+        answer = yield Ask("elicitation/create", {**FORM, "message": "?" * bytes})
+        return said(json.dumps(answer))
 
     def tool_both(self) -> Steps:
         self.early: Json = {}
