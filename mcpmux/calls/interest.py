@@ -4,6 +4,9 @@ The first session that wants a resource has it subscribed upstream, the last one
 that everybody's calls go through runs at the lowest log level that any session wants, a session's own at that
 session's. Both are asked for again whenever a link comes back. What one link is told waits for nobody else's answers.
 
+A call of the modern era says its log level itself, and an older server has to be told before it gets the call. Such a
+call counts like a session for as long as it lives and a while longer (`LINGERING`): a chat makes one after the other.
+
 A resource is wanted at an address, the `LinkKey` that the session's calls go to: what a session's own link says of it
 is that session's alone.
 Source: MCP server/resources (subscriptions), server/utilities/logging; design section 3.
@@ -14,14 +17,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import MuxError, ServerUnavailable
 from mcpmux.links.changes import LinkGone, LinkReady, ResourceUpdated
+from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.log import logger
 from mcpmux.protocol.envelope import encode, text
@@ -31,13 +35,31 @@ from mcpmux.protocol.upstream.attribution import OURSELVES
 
 _Resource = tuple[LinkKey, str]  # where, URI
 _Order = tuple[str, dict[str, Raw]]  # method, params
+_Vote = tuple[str, int]  # server, rank of the level
 
 _SUBSCRIBE: Final = "resources/subscribe"
 _UNSUBSCRIBE: Final = "resources/unsubscribe"
 _SET_LEVEL: Final = "logging/setLevel"
 
 UPSTREAM_LIMIT: Final = 30.0
+LEVEL_WAIT: Final = 2.0  # seconds that a call waits at most until its server knows what it wants to hear
+LINGERING: Final = 60.0  # seconds
 MAX_WANTED: Final = 1024
+
+
+class _Orders(deque[_Order]):
+    """What one link is to be told; `done` when it has been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = asyncio.Event()
+
+
+class _Passing(Struct):
+    """The calls that vote for one level of one server; without any, it counts `until` then."""
+
+    calls: set[str]
+    until: float = 0.0
 
 
 class Interest:
@@ -52,7 +74,10 @@ class Interest:
         self._levels: dict[str, tuple[int, frozenset[str]]] = {}  # by session
         self._votes: defaultdict[str, Counter[int]] = defaultdict(Counter)  # by server: how many want which level
         self._told: dict[LinkKey, int] = {}
-        self._orders: dict[LinkKey, deque[_Order]] = {}  # by address, while somebody is to carry them out
+        self._passing: dict[_Vote, _Passing] = {}
+        self._voted: dict[str, _Vote] = {}  # by call
+        self._deaf: set[LinkKey] = set()  # links that no call waits for any more until they have been told
+        self._orders: dict[LinkKey, _Orders] = {}  # by address, while somebody is to carry them out
         self._due: asyncio.Queue[LinkKey] = asyncio.Queue()
 
     def heard(self, key: LinkKey, uri: str) -> bool:
@@ -101,6 +126,55 @@ class Interest:
         found = self._levels.get(session)
         return None if found is None else LOG_LEVELS[found[0]]
 
+    async def attuned(self, call: str, level: str, link: Link, another: Callable[[], Awaitable[Link]]) -> Link:
+        """The link of a call without a session, once its server says all from `level` on.
+
+        `another` gives the link for it anew, should that take a while. Raises: what `another` does.
+        """
+        end = time.monotonic() + LEVEL_WAIT
+        told: set[LinkKey] = set()
+        while link.key not in told and (orders := self.hear(call, level, link)) is not None:
+            told.add(link.key)
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    await orders.done.wait()
+            except TimeoutError:
+                self._deaf.add(link.key)
+            link = await another()
+        return link
+
+    def hear(self, call: str, level: str, link: Link) -> _Orders | None:
+        """Let it count what a call without a session wants; what its link has to be told first, if it is to wait."""
+        key, rank = link.key, LOG_LEVELS.index(level)
+        if not link.serves(_SET_LEVEL):
+            return None
+        if key not in self._pool.common(key.server):
+            self._tell_level(key, rank)
+        elif call not in self._voted:
+            vote = self._voted[call] = key.server, rank
+            if vote not in self._passing:
+                self._passing[vote] = _Passing(set())
+                self._votes[key.server][rank] += 1
+            self._passing[vote].calls.add(call)
+            self._tell_levels((key.server,))
+        return None if key in self._deaf else self._orders.get(key)
+
+    def let_go(self, call: str) -> None:
+        """The call has ended."""
+        vote = self._voted.pop(call, None)
+        if vote is not None:
+            passing = self._passing[vote]
+            passing.calls.discard(call)
+            passing.until = time.monotonic() + LINGERING
+
+    def sweep(self, now: float) -> None:
+        """Forget what calls wanted that ended long ago."""
+        for vote, passing in tuple(self._passing.items()):
+            if not passing.calls and passing.until <= now:
+                del self._passing[vote]
+                self._take_back(*vote)
+                self._tell_levels((vote[0],))
+
     def drop(self, session: str) -> None:
         """The session has ended."""
         for key, uri in list(self._of.get(session, ())):
@@ -122,6 +196,7 @@ class Interest:
                     self._renew(key)
                 case LinkGone(_, key):
                     self._told.pop(key, None)
+                    self._deaf.discard(key)
 
     async def run(self) -> None:
         """Carry out what the servers are to be told, for each link in order, until cancelled."""
@@ -141,6 +216,7 @@ class Interest:
 
     def _renew(self, key: LinkKey) -> None:
         self._told.pop(key, None)
+        self._deaf.discard(key)
         for of, uri in list(self._wanted):
             if of == key:
                 self._pool.keep(key)
@@ -152,13 +228,16 @@ class Interest:
         """Take back what the session wanted of the log; the servers that it was about."""
         rank, servers = self._levels.pop(session, (0, frozenset()))
         for server in servers:
-            votes = self._votes[server]
-            votes[rank] -= 1
-            if not votes[rank]:
-                del votes[rank]
-            if not votes:
-                del self._votes[server]
+            self._take_back(server, rank)
         return servers
+
+    def _take_back(self, server: str, rank: int) -> None:
+        votes = self._votes[server]
+        votes[rank] -= 1
+        if not votes[rank]:
+            del votes[rank]
+        if not votes:
+            del self._votes[server]
 
     def _tell_levels(self, servers: Iterable[str]) -> None:
         for server in servers:
@@ -182,17 +261,20 @@ class Interest:
     def _order(self, key: LinkKey, method: str, params: dict[str, Raw]) -> None:
         orders = self._orders.get(key)
         if orders is None:
-            orders = self._orders[key] = deque()
+            orders = self._orders[key] = _Orders()
             self._due.put_nowait(key)
         orders.append((method, params))
 
     async def _carry_out(self, key: LinkKey) -> None:
         orders = self._orders.get(key)
+        if orders is None:
+            return
         try:
             while orders:
                 await self._tell(key, *orders.popleft())
         finally:
-            self._orders.pop(key, None)
+            del self._orders[key]
+            orders.done.set()
 
     async def _tell(self, key: LinkKey, method: str, params: dict[str, Raw]) -> None:
         if key.scope and not self._pool.lives(key):

@@ -47,6 +47,18 @@ def subject_of(call: Call) -> tuple[Subject, str]:
     return subject, name
 
 
+def cursor_of(call: Call) -> str | None:
+    """Where the page begins that is asked for; None: at the beginning.
+
+    Raises: InvalidParams.
+    """
+    raw = call.admission.params.get("cursor")
+    cursor = envelope.text(raw)
+    if raw is not None and cursor is None and bytes(raw) != b"null":
+        raise InvalidParams("cursor must be a string")
+    return cursor
+
+
 def unknown(call: Call) -> MuxError:
     """The one answer for absent and refused; it repeats the name as it was sent."""
     if call.admission.method.answers is Answers.TASK:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from functools import partial
 from typing import Final, assert_never
 
 from msgspec import Raw
@@ -22,7 +23,7 @@ from mcpmux.calls.lists import Lists
 from mcpmux.calls.local import EMPTY, Local
 from mcpmux.calls.outcome import OURS, Recorder
 from mcpmux.calls.parked import REVOKED, Parking
-from mcpmux.calls.request import MAX_NAMED, opening_of, subject_of, unknown
+from mcpmux.calls.request import MAX_NAMED, cursor_of, opening_of, subject_of, unknown
 from mcpmux.calls.target import of_found
 from mcpmux.calls.tasks import Tasks
 from mcpmux.catalog.names import public_uri
@@ -207,6 +208,7 @@ class Router:
             for call in list(self._calls):
                 call.sweep(now, QUIET)
             self._parking.sweep(now)
+            self._interest.sweep(now)
             self._recorder.flush()
 
     async def _recheck_grants(self) -> None:
@@ -251,8 +253,10 @@ class Router:
         if call.outcome == "ok" and call.admission.method.name == "resources/subscribe" and call.server is not None:
             key = link_key(call.server, call.caller.principal.key, call.caller.session)
             self._interest.add(call.caller.session, key, call.native)
-        if not call.caller.session and call.outcome != PARKED:
-            self._pool.end(call.scope)  # it was a session of its own
+        if not call.caller.session:
+            self._interest.let_go(call.request_id)
+            if call.outcome != PARKED:
+                self._pool.end(call.scope)  # it was a session of its own
         self._recorder.record(call)
 
     # What we answer ourselves --------------------------------------------------------------------------------------
@@ -272,14 +276,11 @@ class Router:
         raise MethodUnknown(call.admission.method.name)
 
     async def _list(self, call: Call, grants: GrantSet) -> Result:
-        what, raw = call.admission.method.offers, call.admission.params.get("cursor")
+        what, caller = call.admission.method.offers, call.caller
         if what is None:
             raise MethodUnknown(call.admission.method.name)
-        cursor = envelope.text(raw)
-        if raw is not None and cursor is None and bytes(raw) != b"null":
-            raise InvalidParams("cursor must be a string")
-        caller = call.caller
-        return await self._lists.page(caller.view, grants, what, cursor, f"{caller.principal.key} {caller.view}")
+        binding = f"{caller.principal.key} {caller.view}"
+        return await self._lists.page(caller.view, grants, what, cursor_of(call), binding)
 
     # What a server answers -----------------------------------------------------------------------------------------
 
@@ -296,6 +297,8 @@ class Router:
         if call.mirror is not None and found.item is not None and subject is Subject.TOOL:
             headers.check_mirrored(found.item.raw, call.admission.params.get("arguments"), call.mirror)
         if call.said is not None and self._parking.resume(call):
+            if call.said.log_level is not None and call.exchange is not None:
+                self._interest.hear(call.request_id, call.said.log_level, call.exchange.link)
             return
         if call.said is not None or "task" in call.admission.params:
             self._tasks.prepare(call, found, grants)
@@ -310,6 +313,9 @@ class Router:
         if link is None:
             wait, client = min(server.timeout, RESTART_WAIT), call.caller.capabilities
             link = await call.patiently(self._pool.link(key, wait, client))
+        if call.said is not None and (level := call.said.log_level) is not None:
+            another = partial(self._pool.link, key, RESTART_WAIT, call.caller.capabilities)
+            link = await call.patiently(self._interest.attuned(call.request_id, level, link, another))
         call.opened(link.open(opening_of(call, found, link, self._interest)), server.timeout)
 
     async def _repeat(self, call: Call, refusal: Failure) -> None:

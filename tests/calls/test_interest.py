@@ -6,16 +6,22 @@ Source: MCP server/resources (subscriptions), server/utilities/logging; design s
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from mcpmux.calls.interest import LEVEL_WAIT, LINGERING, Interest
+from mcpmux.config.schema import Server
 from tests.calls.conftest import Place
-from tests.calls.upstream import Json, Witness, params, until
+from tests.calls.upstream import WAIT, Json, Witness, params, until
 from tests.faces.client import Session, bearer, error_of, old_session, request
+from tests.faces.modern import Modern, asking
 from tests.gateway_process import Gateway, running
+from tests.links import harness as links
 
 Http = aiohttp.ClientSession
 
@@ -248,3 +254,90 @@ async def test_a_session_gets_what_it_wants_to_hear_and_no_more(place: Place, ht
     await session.ask("logging/setLevel", {"level": "emergency"})
     assert [await logged(level) for level in ("warning", "alert", "emergency")] == [0, 0, 2]
     await session.delete()
+
+
+# Calls that say their level themselves ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def modern(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Older servers of each isolation; `mute` never answers what it is told of levels, `plain` has no logging."""
+    folder = tmp_path_factory.mktemp("levels")
+    servers = {name: Witness(name, folder) for name in ("shared", "pooled", "session", "mute")}
+    sections = {name: witness.section(isolation=name) for name, witness in servers.items() if name != "mute"}
+    sections["mute"] = servers["mute"].section("--silent", "logging/setLevel")
+    with running(folder, sections) as gateway:
+        for name in sections:
+            gateway.wait_for(lambda name=name: gateway.logged("offer_changed", server=name, live=True), 20, name)
+        yield Place(gateway, servers, sections)
+
+
+def person(place: Place, http: Http) -> Modern:
+    """A client of the modern era that may use all of them."""
+    return Modern(http, f"{place.url}/mcp", bearer(place.gateway, "ana@example.com", "MCP-Admin"))
+
+
+async def logs(client: Modern, server: str, at: str, wanted: str | None) -> int:
+    """How many messages of level `at` a call gets that wants them from `wanted` on."""
+    call = {"name": f"{server}__log", "arguments": {"level": at, "text": "x", "times": 2}}
+    answer = await client.post(asking("tools/call", call, **({} if wanted is None else {"log": wanted})))
+    return sum(message.get("method") == "notifications/message" for message in answer.messages)
+
+
+@pytest.mark.parametrize("server", ["shared", "pooled", "session"])
+async def test_a_server_is_told_before_it_gets_a_call_that_wants_to_hear_more(
+    modern: Place, http: Http, server: str
+) -> None:
+    witness, ana = modern.servers[server], person(modern, http)
+    assert await logs(ana, server, "debug", None) == 0
+    assert levels(witness) == []
+    assert await logs(ana, server, "error", "warning") == 2
+    assert await logs(ana, server, "info", "info") == 2
+    assert await logs(ana, server, "notice", "warning") == 0
+    told = levels(witness)
+    # One process for all, a few that take turns, one for each call.
+    assert {"shared": told == ["warning", "info"], "session": told == ["warning", "info", "warning"]}.get(server, True)
+    order = [str(one["method"]) for one in witness.heard() if one.get("method") in ("logging/setLevel", "tools/call")]
+    assert order.index("logging/setLevel") == 1
+    assert await logs(ana, server, "info", "info") == 2
+    if server == "shared":
+        assert levels(witness) == ["warning", "info"]  # what calls want outlasts them a while
+
+
+async def test_a_server_that_does_not_answer_keeps_a_call_waiting_once_and_not_for_long(
+    modern: Place, http: Http
+) -> None:
+    ana = person(modern, http)
+    begun = time.monotonic()
+    assert await logs(ana, "mute", "debug", "debug") == 2
+    assert time.monotonic() - begun >= LEVEL_WAIT
+    lines = len(modern.servers["mute"].heard("tools/call"))
+    for _ in range(3):
+        await logs(ana, "mute", "debug", "info")
+    assert len(modern.servers["mute"].heard("tools/call")) == lines + 3
+    assert levels(modern.servers["mute"]) == ["debug"]
+    assert time.monotonic() - begun < 2 * LEVEL_WAIT + WAIT
+
+
+async def test_what_calls_want_counts_beside_what_sessions_want_and_is_forgotten(tmp_path: Path) -> None:
+    server = Witness("alpha", tmp_path)
+    config = links.with_section(Server(id="alpha", command=tuple(server.section()["command"])))  # type: ignore[arg-type]
+    async with links.running(tmp_path, config) as pool, asyncio.TaskGroup() as tasks:
+        interest, link = Interest(pool), await links.link_of(pool, "alpha")
+        running_ = tasks.create_task(interest.run())
+        interest.set_level("session", "error", ["alpha"])
+        another = partial(pool.link, link.key, WAIT)
+        for call, level in (("one", "debug"), ("two", "debug"), ("three", "info")):
+            assert await interest.attuned(call, level, link, another) is link
+        await leveled(server, "error", "debug")
+        for call in ("one", "two", "three", "one", "nobody"):
+            interest.let_go(call)
+        interest.sweep(time.monotonic())
+        assert await interest.attuned("four", "info", link, another) is link
+        await leveled(server, "error", "debug")
+        interest.sweep(time.monotonic() + LINGERING)
+        await leveled(server, "error", "debug", "info")
+        interest.let_go("four")
+        interest.sweep(time.monotonic() + LINGERING)
+        await leveled(server, "error", "debug", "info", "error")
+        running_.cancel()
