@@ -19,6 +19,7 @@ from mcpmux.calls.tasks import Tasks
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Server
+from mcpmux.protocol.downstream.modern import SERVER, Signature
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.revisions import SERVED
 from mcpmux.protocol.tasks import EXTENSIONS, REQUIRED, SINCE, extended
@@ -26,9 +27,6 @@ from mcpmux.protocol.tasks import EXTENSIONS, REQUIRED, SINCE, extended
 EMPTY: Final = Raw(b"{}")
 GREETING_WAIT: Final = 5.0
 KEPT_ANSWERS: Final = 2048
-
-# The member of a result's `_meta` by which a server says who it is.
-IDENTITY: Final = "io.modelcontextprotocol/serverInfo"
 
 # On an aggregate all of it may come, now or when grants and servers change.
 _EVERYTHING: Final[Mapping[str, object]] = {
@@ -40,11 +38,12 @@ _EVERYTHING: Final[Mapping[str, object]] = {
 }
 
 
-class _Identity(Struct):
-    """What the schema wants of a server that says who it is."""
+class _Identity(Struct, omit_defaults=True):
+    """What the schema wants of a server that says who it is, and its title; icons are too long to be said each time."""
 
     name: str
     version: str
+    title: str | None = None
 
 
 _IDENTITY: Final = msgspec.json.Decoder(_Identity)
@@ -59,6 +58,8 @@ class Local:
         self._tasks = tasks
         self._ours = {"name": "mcpmux", "title": "mcpmux", "version": version}
         self._identity = Raw(encode(self._ours))
+        self._signature = Signature(Raw(encode(self._ours)), replaces=True)
+        self._signatures: dict[str, tuple[Raw, Signature]] = {}  # by server, with what it says itself
         self._kept: dict[tuple[View, str], Raw] = {}
         self._serial = -1
 
@@ -93,10 +94,23 @@ class Local:
             answer = self._kept[key] = self._discovered(view, grants)
         return answer
 
+    def signature(self, view: View) -> Signature:
+        """Who answers on this endpoint: its server, if one is known that says who it is, or we."""
+        offer = None if view.aggregate else self._offers.of(view.id)
+        said = None if offer is None else offer.server_info
+        if said is None:
+            return self._signature
+        former, found = self._signatures.get(view.id, (None, self._signature))
+        if former is not said:
+            read = _identity(said)
+            found = self._signature if read is None else Signature(Raw(encode(read)), replaces=False)
+            self._signatures[view.id] = (said, found)
+        return found
+
     def _discovered(self, view: View, grants: GrantSet) -> Raw:
         offer = None if view.aggregate else self._offers.of(view.id)
         identity: object = self._ours
-        if offer is not None and offer.server_info is not None and _is_identity(offer.server_info):
+        if offer is not None and offer.server_info is not None and _identity(offer.server_info) is not None:
             identity = offer.server_info
         servers = self._usable(view, grants)
         knows = self._tasks.extended(servers)
@@ -107,7 +121,7 @@ class Local:
         answer: dict[str, object] = {
             "supportedVersions": SERVED,
             "capabilities": capabilities,
-            "_meta": {IDENTITY: identity},
+            "_meta": {SERVER: identity},
         }
         instructions = self._catalog.instructions(view, servers)
         if instructions:
@@ -118,12 +132,11 @@ class Local:
         return [server for server in self._catalog.servers(view) if decide(grants, whole(server)).allowed]
 
 
-def _is_identity(raw: Raw) -> bool:
+def _identity(raw: Raw) -> _Identity | None:
     try:
-        _IDENTITY.decode(raw)
+        return _IDENTITY.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return True
+        return None
 
 
 def _announced(capabilities: Mapping[str, Raw], tasks: bool = False) -> dict[str, object]:

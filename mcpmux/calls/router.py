@@ -75,6 +75,7 @@ class Router:
         self._offers = offers
         self._pool = pool
         self._lists, self._local, self._interest, self._parking, self._tasks = parts
+        self.signature = self._local.signature  # who answers on an endpoint
         self._recorder = recorder
         self._metrics = metrics
         self._calls: set[Call] = set()
@@ -332,9 +333,8 @@ class Router:
         await self._offers.renewed(server.id, Offered.TOOLS, RESTART_WAIT)
         grants = self._grants.cached(caller.principal) or await self._grants.of(caller.principal)
         found, call.decision = await self._decided(call, grants)
-        link = await self._pool.link(
-            link_key(server, caller.principal.key, call.scope), RESTART_WAIT, caller.capabilities
-        )
+        key = link_key(server, caller.principal.key, call.scope)
+        link = await self._pool.link(key, RESTART_WAIT, caller.capabilities)
         call.opened(link.open(opening_of(call, found, link, self._interest)), server.timeout)
 
     def _route(self, view: View, grants: GrantSet, subject: Subject, name: str) -> tuple[Found, Decision] | None:

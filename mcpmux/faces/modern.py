@@ -57,7 +57,7 @@ class Modern:
         try:
             if self._listens.draining:
                 raise Draining
-            core = modern.admit(message, values)
+            core = modern.admit(message, values, self._router.signature(entry.view))
             if core.admission.method.name == LISTEN:
                 return await self._listen(entry, core)
         except MuxError as error:

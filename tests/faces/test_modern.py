@@ -47,6 +47,15 @@ async def test_the_endpoint_of_one_server_passes_on_who_it_is(place: Place, http
     assert result["instructions"] == "alpha counts."
 
 
+async def test_every_result_says_who_answers(place: Place, http: Http, ana: Who, modern: Modern) -> None:
+    call = {"name": "alpha__echo", "arguments": {"text": "x"}}
+    for result in (await modern.ask("tools/list"), await modern.ask("tools/call", call)):
+        assert result["_meta"][PREFIX + "serverInfo"]["name"] == "mcpmux"
+    own = Modern(http, f"{place.url}/servers/alpha/mcp", ana)
+    for result in (await own.ask("tools/list"), await own.ask("tools/call", {**call, "name": "echo"})):
+        assert result["_meta"] == {PREFIX + "serverInfo": {"name": "alpha", "version": "1.0.0"}}
+
+
 async def test_a_server_s_own_extensions_are_passed_on_at_its_endpoint(place: Place, http: Http, ana: Who) -> None:
     url = f"{place.url}/servers/alpha/mcp"
     for result in (await Modern(http, url, ana).ask("server/discover"), (await Session.opened(http, url, ana)).greeted):

@@ -21,9 +21,9 @@ from mcpmux.errors import (
 )
 from mcpmux.protocol import envelope, headers, revisions
 from mcpmux.protocol.downstream import modern
-from mcpmux.protocol.downstream.modern import RequestCore, Wanted
+from mcpmux.protocol.downstream.modern import RequestCore, Signature, Wanted
 from mcpmux.protocol.envelope import Request
-from mcpmux.protocol.events import Failure, InputRequired, Log, Offered, Progress, Quiet, Result
+from mcpmux.protocol.events import Failure, InputRequired, Log, Offered, Progress, Quiet, Result, TaskMade
 from tests import schemas
 
 Json = dict[str, Any]
@@ -47,9 +47,11 @@ def values(asked: Request, revision: str = "2026-07-28") -> headers.Values:
     return lambda name: [value for header, value in said.items() if header == name]
 
 
-def admitted(method: str, params: Json | None = None, request_id: int | str = 1, **meta: object) -> RequestCore:
+def admitted(
+    method: str, params: Json | None = None, request_id: int | str = 1, by: Signature | None = None, **meta: object
+) -> RequestCore:
     asked = request(method, {**(params or {}), "_meta": {**META, **meta}}, request_id)
-    return modern.admit(asked, values(asked))
+    return modern.admit(asked, values(asked), by)
 
 
 def sent(core: RequestCore, wire: bytes | None) -> Json:
@@ -290,6 +292,55 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.sampled_from(["content", "resultType", "ttlMs", "cacheScope", "_meta", "é", "\n", ""])
+
+
+US: Json = {"name": "us", "version": "1"}
+OURS = Signature(Raw(json.dumps(US).encode()), replaces=True)
+THEIRS = Signature(OURS.identity, replaces=False)
+
+
+@pytest.mark.parametrize(
+    ("by", "meta", "shown"),
+    [
+        (OURS, None, {modern.SERVER: US}),
+        (OURS, {}, {modern.SERVER: US}),
+        (OURS, {"a/b": [1]}, {"a/b": [1], modern.SERVER: US}),
+        (OURS, {modern.SERVER: {"name": "x", "version": "2"}}, {modern.SERVER: US}),
+        (THEIRS, {modern.SERVER: {"name": "x", "version": "2"}}, {modern.SERVER: {"name": "x", "version": "2"}}),
+        (THEIRS, {"a/b": [1]}, {"a/b": [1], modern.SERVER: US}),
+        (OURS, "no object", "no object"),
+        (None, {"a/b": [1]}, {"a/b": [1]}),
+    ],
+)
+@pytest.mark.parametrize("kind", [Result, InputRequired, TaskMade])
+def test_a_result_says_who_answers_and_keeps_what_else_its_meta_says(
+    kind: type[Result], by: Signature | None, meta: object, shown: object
+) -> None:
+    body = {"content": [{"type": "text", "text": "_meta"}]} | ({} if meta is None else {"_meta": meta})
+    wire = admitted("tools/call", {"name": "x"}, by=by).encode(kind(Raw(json.dumps(body).encode())))
+    assert wire is not None
+    found = json.loads(wire, object_pairs_hook=_once)["result"]
+    assert found["_meta"] == shown
+    assert found["content"] == body["content"]
+
+
+def test_what_we_answer_ourselves_says_who_we_are_once() -> None:
+    core = admitted("tools/list", by=OURS)
+    listed = sent(core, core.encode(Result(Raw(b'{"tools":[]}'))))
+    assert listed["result"]["_meta"] == {modern.SERVER: US}
+    at_length = {modern.SERVER: {**US, "title": "Us"}}
+    body = {"supportedVersions": [], "capabilities": {}, "_meta": at_length}
+    wire = admitted("server/discover", by=OURS).encode(Result(Raw(json.dumps(body).encode())))
+    assert wire is not None
+    assert json.loads(wire, object_pairs_hook=_once)["result"]["_meta"] == at_length
+    closed = json.loads(admitted("subscriptions/listen", {"notifications": {}}, by=OURS).closed())
+    assert closed["result"]["_meta"] == {modern.SUBSCRIPTION: 1, modern.SERVER: US}
+
+
+def test_a_result_that_names_a_member_twice_is_the_servers_own_business_where_we_add_nothing() -> None:
+    body = b'{"content":[],"content":[],"_meta":{}}'
+    wire = admitted("tools/call", {"name": "x"}, by=OURS).encode(Result(Raw(body)))
+    assert wire is not None and body[1:] in wire
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=6), st.booleans(), st.sampled_from(["tools/call", "resources/read"]))

@@ -10,7 +10,7 @@ ends with its request; nothing is kept.
 carries the id of the request: `acknowledged` first, `changed` and `updated`, and `closed` when we end it.
 
 Members that we add to a server's result stand before its own. A member of its own with such a name would make two, so
-whatever might hold one is taken apart first.
+whatever might hold one is taken apart first. `_meta` is such a member: every result says in it who answers.
 
 Owns: what one request said, and the wire of its answers. Not: what methods mean, who may do what, streams.
 Source: MCP 2026-07-28 basic/index ("_meta", "Results"), basic/patterns/subscriptions, server/utilities (caching,
@@ -41,6 +41,7 @@ from mcpmux.protocol.events import Event, Failure, InputRequired, Log, Offered, 
 from mcpmux.protocol.methods import (
     ACKNOWLEDGED,
     CHANGED_BY,
+    DISCOVER,
     LOG_LEVELS,
     MESSAGE,
     MODERN_REQUESTS,
@@ -55,6 +56,7 @@ CLIENT: Final = "io.modelcontextprotocol/clientInfo"
 CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 LOG_LEVEL: Final = "io.modelcontextprotocol/logLevel"
 SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
+SERVER: Final = "io.modelcontextprotocol/serverInfo"
 
 # How long a client may use a list, in milliseconds. What it may not use any more is refused at once all the same.
 FRESH: Final = 5000
@@ -68,10 +70,23 @@ _OURS: Final = b'%b,"ttlMs":%d,"cacheScope":"private"' % (_COMPLETE, FRESH)
 _READ: Final = b'%b,"ttlMs":0,"cacheScope":"private"' % _COMPLETE
 _COMPLETE_NAMES: Final = ("resultType",)
 _READ_NAMES: Final = ("resultType", "ttlMs", "cacheScope")
+_EMPTY: Final = Raw(b"{}")
 _ESCAPE: Final = b"\\u00"  # a name of ASCII can be spelled with them
 _UNUSABLE: Final = Failure(faults.INTERNAL_ERROR, "The server sent an answer that could not be used.")
 _RANKS: Final = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 _NONE: Final = len(LOG_LEVELS)  # a level that no message has
+
+
+class Signature(Struct, frozen=True):
+    """Who answers, in short; with `replaces` in the place of what a server says of itself."""
+
+    identity: Raw
+    replaces: bool
+
+    @property
+    def member(self) -> bytes:
+        """The same as a member of a result that has no `_meta`."""
+        return b',"_meta":{"%b":%b}' % (SERVER.encode(), bytes(self.identity))
 
 
 class Wanted(Struct, frozen=True):
@@ -98,6 +113,7 @@ class RequestCore(Struct, frozen=True, gc=False):
     """One request that was let in; `level` is the rank of the least log message that its client wants.
 
     `responses` and `state` are what a request says that is made again: what was asked for, and our own sealed text.
+    `signature` goes into the `_meta` of its result.
     """
 
     admission: Admission
@@ -106,6 +122,7 @@ class RequestCore(Struct, frozen=True, gc=False):
     level: int
     responses: dict[str, Raw] | None = None
     state: str | None = None
+    signature: Signature | None = None
 
     @property
     def log_level(self) -> str | None:
@@ -115,9 +132,9 @@ class RequestCore(Struct, frozen=True, gc=False):
     def encode(self, event: Event) -> bytes | None:
         """The wire bytes of one event; None where this client gets nothing."""
         if isinstance(event, InputRequired):
-            return envelope.result_with(self.admission.id, _INPUT_REQUIRED, event.result)
+            return self._signed(_INPUT_REQUIRED, (), event.result)
         if isinstance(event, TaskMade):
-            return envelope.result_with(self.admission.id, _TASK, event.result)
+            return self._signed(_TASK, (), event.result)
         if isinstance(event, Result):
             return self._completed(event.result)
         match event:
@@ -179,7 +196,10 @@ class RequestCore(Struct, frozen=True, gc=False):
 
     def closed(self) -> bytes:
         """The wire that ends the subscription from our side."""
-        return envelope.result(self.admission.id, b'{%b,"_meta":%b}' % (_COMPLETE, self._subscription()))
+        meta = envelope.members(self._subscription())
+        if self.signature is not None:
+            meta[SERVER] = self.signature.identity
+        return envelope.result(self.admission.id, b'{%b,"_meta":%b}' % (_COMPLETE, envelope.encode(meta)))
 
     def _tells(self, method: str, params: dict[str, Raw]) -> bytes:
         return envelope.notification(method, {"_meta": Raw(self._subscription()), **params})
@@ -193,23 +213,39 @@ class RequestCore(Struct, frozen=True, gc=False):
         """A result with what every result of this era has."""
         method = self.admission.method
         if method.answers is not Answers.SERVER and method.answers is not Answers.TASK:
-            return envelope.result_with(self.admission.id, _OURS, raw)  # ours: no such member is in it
-        more, names = (_READ, _READ_NAMES) if method.name == "resources/read" else (_COMPLETE, _COMPLETE_NAMES)
+            # Ours: no such member is in it, and who we are at most in the answer to `server/discover`, at length.
+            signed = self.signature is not None and method.name != DISCOVER
+            return envelope.result_with(self.admission.id, _OURS + self._signature() if signed else _OURS, raw)
+        if method.name == "resources/read":
+            return self._signed(_READ, _READ_NAMES, raw)
+        return self._signed(_COMPLETE, _COMPLETE_NAMES, raw)
+
+    def _signed(self, more: bytes, names: tuple[str, ...], raw: Raw) -> bytes:
+        """A result with `more` in the place of its members of these names, and who answers in its `_meta`."""
         body = bytes(raw)
-        if _ESCAPE in body or any(name.encode() in body for name in names):
-            found = _object(raw)
-            if found is None:
-                return self._failed(_UNUSABLE)
-            raw = Raw(envelope.encode({name: value for name, value in found.items() if name not in names}))
-        return envelope.result_with(self.admission.id, more, raw)
+        spelled = _ESCAPE in body
+        named = spelled or any(name.encode() in body for name in names)
+        if not named and (self.signature is None or b'"_meta"' not in body):
+            return envelope.result_with(self.admission.id, more + self._signature(), raw)
+        found = _object(raw)
+        if found is None:
+            return self._failed(_UNUSABLE) if named else envelope.result_with(self.admission.id, more, raw)
+        kept = {name: value for name, value in found.items() if name not in names}
+        meta, signature = _object(kept.get("_meta", _EMPTY)), self.signature
+        if meta is not None and signature is not None and (signature.replaces or SERVER not in meta):
+            kept["_meta"] = Raw(envelope.encode({**meta, SERVER: signature.identity}))
+        return envelope.result_with(self.admission.id, more, Raw(envelope.encode(kept)))
+
+    def _signature(self) -> bytes:
+        return b"" if self.signature is None else self.signature.member
 
     def _failed(self, failed: Failure) -> bytes:
         said = faults.modern(failed)
         return envelope.error(self.admission.id, said.code, said.message, said.data)
 
 
-def admit(request: Request, values: headers.Values) -> RequestCore:
-    """Let one request in; `values` gives its headers.
+def admit(request: Request, values: headers.Values, signature: Signature | None = None) -> RequestCore:
+    """Let one request in; `values` gives its headers, `signature` says who answers.
 
     Raises: MetaInvalid, HeaderMismatch, VersionUnsupported, MethodUnknown, InvalidParams (what was asked for cannot be
     read), SealBroken (a `requestState` where none can be ours).
@@ -240,7 +276,8 @@ def admit(request: Request, values: headers.Values) -> RequestCore:
         raise SealBroken
     if meta:
         rest["_meta"] = Raw(envelope.encode(meta))
-    return RequestCore(Admission(request.id, method, rest, token), capabilities, client, level, responses, state)
+    admission = Admission(request.id, method, rest, token)
+    return RequestCore(admission, capabilities, client, level, responses, state, signature)
 
 
 class _Filter(Struct):
