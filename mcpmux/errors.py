@@ -561,6 +561,18 @@ class SealBroken(MuxError):
         super().__init__("Invalid or expired reference")
 
 
+class StateRefused(MuxError):
+    """A `requestState` that is not good, or not any more: foreign, tampered with, expired, used, or given up."""
+
+    reason = "state_refused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Invalid or expired requestState: it belongs to another request, or what was asked is not waited for any "
+            "more. Make the request again without requestState and inputResponses."
+        )
+
+
 class ConfigInvalid(MuxError):
     """The config file cannot be used; `problems` are whole lines `file:line:column: what is wrong`."""
 

@@ -19,6 +19,7 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "parked": "input_required",
     "input_required": "input_required",
     "cancelled": "cancelled",
+    "visit_declined": "cancelled",
     "unknown_tool": "refused",
     "unknown_prompt": "refused",
     "unknown_resource": "refused",
@@ -39,6 +40,8 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "method_unknown": "invalid",
     "malformed": "invalid",
     "seal_broken": "invalid",
+    "state_refused": "invalid",
+    "header_mismatch": "invalid",
     "capability_missing": "invalid",
 }
 OUTCOMES: Final = frozenset(_OUTCOMES.values()) | {"internal"}

@@ -8,8 +8,8 @@ A server of a legacy era has no such thing. It is in the middle of a call and wa
 its seat, and the request that is made again takes it over: once, because it is out of the table then. Nobody reads it
 meanwhile. What it logs and reports waits in its exchange as for any slow reader (the last 256); if it ends, or takes
 its questions back, that waits as well. A client that does not come back is noticed by the deadline alone: after
-`PATIENCE` the server's call is cancelled. Nothing of it outlives mcpmux. How many there can be is bounded by
-`Inputs`: each has asked something that is counted there.
+`PATIENCE` the server's call is cancelled, or sooner if another call needs its place (`relief.py`). Nothing of it
+outlives mcpmux. How many there can be is bounded by `Inputs`: each has asked something that is counted there.
 
 One that has refused, because somebody has to visit a web page first (-32042), has given its answer as well. The client
 is asked to have that done, and its next request goes up like the first one.
@@ -41,6 +41,7 @@ from mcpmux.errors import (
     InvalidRequest,
     MalformedMessage,
     SealBroken,
+    StateRefused,
     UpstreamBroken,
     VisitDeclined,
 )
@@ -71,14 +72,18 @@ _VISITS: Final = b"u"
 
 CLOSED: Final = Failure(-32000, "mcpmux is shutting down: the client cannot be asked any more")
 UNANSWERED: Final = "the client has not come back with what it was asked for"
+DISPLACED: Final = "another call needed its place"
 REVOKED: Final = "the client may not use this any more"
+
+# How what was asked in a call has ended that was dropped for this reason; `void` for any other.
+_OUTCOMES: Final = {UNANSWERED: "expired", DISPLACED: "displaced"}
 
 
 class Parked(Struct, eq=False):
     """The call of a server, while its client is away. Times are `time.monotonic()` seconds.
 
-    `scope` is whose links of their own it may use, `begun` when its server got it; `asks` are by our numbers, `keys`
-    the names that the client knows them by.
+    `scope` is whose links of their own it may use, `begun` when its server got it, `since` when its client was first
+    asked what it has not answered yet; `asks` are by our numbers, `keys` the names that the client knows them by.
     """
 
     id: bytes
@@ -90,9 +95,15 @@ class Parked(Struct, eq=False):
     request_id: str
     scope: str
     begun: float
+    since: float
     deadline: float
     asks: dict[int, Ask]
     keys: dict[str, int]
+
+    @property
+    def server(self) -> str:
+        """Whose call it is."""
+        return self.exchange.link.key.server
 
 
 class Parking:
@@ -102,15 +113,19 @@ class Parking:
         self.inputs = inputs
         self._pool = pool
         self._keyring = keyring
-        self._table: dict[bytes, Parked] = {}
+        self._table: dict[str, dict[bytes, Parked]] = {}  # by server
         self._closed = False
         self._log = logger("calls")
 
     def __len__(self) -> int:
-        return len(self._table)
+        return sum(map(len, self._table.values()))
 
     def __iter__(self) -> Iterator[Parked]:
-        return iter(list(self._table.values()))
+        return iter([parked for some in self._table.values() for parked in some.values()])
+
+    def at(self, server: str) -> list[Parked]:
+        """Those of one server."""
+        return list(self._table.get(server, {}).values())
 
     async def park(self, call: Call) -> None:
         """End a request with what its client is asked, and leave its call here; nothing, if nothing is asked any more.
@@ -125,12 +140,15 @@ class Parking:
         """Whether the request, which was decided on, goes on with a call that was left here.
 
         Otherwise its server's state is in `call.state` now, if it has any, and it is opened like any other.
-        Raises: SealBroken, InvalidParams, VisitDeclined.
+        Raises: StateRefused, InvalidParams, VisitDeclined.
         """
         said = call.said
         if said is None or said.state is None:
             return False
-        opened = self._keyring.open(PURPOSE, said.state, bound=_bound(call), now=time.time())
+        try:
+            opened = self._keyring.open(PURPOSE, said.state, bound=_bound(call), now=time.time())
+        except SealBroken as exc:
+            raise StateRefused from exc
         if opened.startswith(_THEIRS):
             call.state = opened[len(_THEIRS) :].decode()
             return False
@@ -138,9 +156,9 @@ class Parking:
             if any(rounds.declines(ELICITATION, raw) for raw in (said.responses or {}).values()):
                 raise VisitDeclined(call.server.id if call.server is not None else "")
             return False
-        parked = self._table.get(opened[len(_OURS) :])
+        parked = self._table.get(call.server.id if call.server is not None else "", {}).get(opened[len(_OURS) :])
         if parked is None:
-            raise SealBroken
+            raise StateRefused
         answers = _answers(parked, said.responses or {})
         self._take(parked)
         call.resume(parked, answers)
@@ -205,17 +223,17 @@ class Parking:
 
     def drop(self, parked: Parked, reason: str) -> None:
         """Cancel a call that nobody is to come back to; nothing, if somebody just has or it was dropped."""
-        if self._table.get(parked.id) is not parked:
+        if self._table.get(parked.server, {}).get(parked.id) is not parked:
             return
         self._take(parked)
-        outcome = "expired" if reason == UNANSWERED else "void"
+        outcome = _OUTCOMES.get(reason, "void")
         for ask in parked.asks.values():
             parked.exchange.link.metrics.asked(ask.method, outcome)
         self.inputs.give_back(parked.principal.key, len(parked.asks))
         parked.exchange.cancel(reason)
         self._pool.end(parked.scope)
         self._log.info(
-            "parked_dropped", server=parked.exchange.link.key.server, method=parked.method, tool=parked.native,
+            "parked_dropped", server=parked.server, method=parked.method, tool=parked.native,
             principal=parked.principal.label, request_id=parked.request_id, reason=reason,
         )  # fmt: skip
 
@@ -233,20 +251,24 @@ class Parking:
             for ask in tuple(call.asks):
                 call.refuse(ask, CLOSED)
             return
-        left = min(call.deadline, time.monotonic() + PATIENCE) - time.monotonic()
+        now = time.monotonic()
+        left = min(call.deadline, now + PATIENCE) - now
         parked = Parked(
             secrets.token_bytes(ID), exchange, call.caller.principal, call.decision, call.native,
-            call.admission.method.name, call.request_id, call.scope, call.begun, time.monotonic() + left,
+            call.admission.method.name, call.request_id, call.scope, call.begun, _since(call, now), now + left,
             call.asks, _keys(call),
         )  # fmt: skip
         asked = {key: parked.asks[ask] for key, ask in parked.keys.items()}
         needed = InputRequired(rounds.asking(asked, self._sealed(call, _OURS + parked.id, left)))
-        self._table[parked.id] = parked
+        self._table.setdefault(parked.server, {})[parked.id] = parked
         exchange.link.metrics.parked(1)
         call.leave(needed, parked)
 
     def _take(self, parked: Parked) -> None:
-        del self._table[parked.id]
+        there = self._table[parked.server]
+        del there[parked.id]
+        if not there:
+            del self._table[parked.server]
         parked.exchange.link.metrics.parked(-1)
 
     def _sealed(self, call: Call, payload: bytes, life: float) -> str:
@@ -269,6 +291,12 @@ def _bound(call: Call) -> bytes:
     server = call.server.id if call.server is not None else ""
     words = (caller.principal.key, f"{caller.view}", server, admission.method.name, rounds.digest(admission.params))
     return envelope.encode(words)
+
+
+def _since(call: Call, now: float) -> float:
+    """Since when its client has had what is asked; who comes back without an answer has had it all the time."""
+    former = call.former
+    return now if former is None or former.asks.keys() - (call.asks or {}).keys() else former.since
 
 
 def _keys(call: Call) -> dict[str, int]:

@@ -17,7 +17,7 @@ from mcpmux.errors import (
     MuxError,
     PromptUnknown,
     ResourceUnknown,
-    SealBroken,
+    StateRefused,
     TaskUnknown,
     ToolUnknown,
 )
@@ -73,14 +73,14 @@ def unknown(call: Call) -> MuxError:
 def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Opening:
     """What begins the call on its link; a server of the modern era is told of the client that asks.
 
-    Raises: SealBroken (the request brings the state of a modern server, and this is none any more).
+    Raises: StateRefused (the request brings the state of a modern server, and this is none any more).
     """
     admission, caller = call.admission, call.caller
     params = rewrite.params(admission.method, admission.params, found.native)
     wants_progress = admission.token is not None
     if link.greeting is None or link.greeting.protocol_version != MODERN:
         if call.state is not None:
-            raise SealBroken
+            raise StateRefused
         return Opening(admission.method.name, params, caller.principal.key, wants_progress)
     said = call.said
     return Opening(

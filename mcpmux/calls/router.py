@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Final, assert_never
 
@@ -23,6 +24,7 @@ from mcpmux.calls.lists import Lists
 from mcpmux.calls.local import EMPTY, Local
 from mcpmux.calls.outcome import OURS, Recorder
 from mcpmux.calls.parked import REVOKED, Parking
+from mcpmux.calls.relief import Relief
 from mcpmux.calls.request import MAX_NAMED, cursor_of, opening_of, subject_of, unknown
 from mcpmux.calls.target import of_found
 from mcpmux.calls.tasks import Tasks
@@ -76,6 +78,7 @@ class Router:
         self._pool = pool
         self._lists, self._local, self._interest, self._parking, self._tasks = parts
         self.signature = self._local.signature  # who answers on an endpoint
+        self._relief = Relief(pool, self._parking)
         self._recorder = recorder
         self._metrics = metrics
         self._calls: set[Call] = set()
@@ -197,8 +200,8 @@ class Router:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(fenced("call deadlines", self._sweep, self._metrics), name="call deadlines")
-                tasks.create_task(fenced("call grants", self._recheck_grants, self._metrics), name="call grants")
-                tasks.create_task(fenced("call catalog", self._recheck_catalog, self._metrics), name="call catalog")
+                for name, changes in (("call grants", self._grants.changes), ("call catalog", self._catalog.changes)):
+                    tasks.create_task(fenced(name, partial(self._recheck_on, changes), self._metrics), name=name)
         finally:
             self._recorder.flush()
 
@@ -209,15 +212,12 @@ class Router:
             for call in list(self._calls):
                 call.sweep(now, QUIET)
             self._parking.sweep(now)
+            self._relief.sweep(now, self._calls)
             self._interest.sweep(now)
             self._recorder.flush()
 
-    async def _recheck_grants(self) -> None:
-        async for _ in self._grants.changes():
-            await self._recheck()
-
-    async def _recheck_catalog(self) -> None:
-        async for _ in self._catalog.changes():
+    async def _recheck_on(self, changes: Callable[[], AsyncIterator[None]]) -> None:
+        async for _ in changes():
             await self._recheck()
 
     async def _recheck(self) -> None:
@@ -312,8 +312,7 @@ class Router:
             call.repeat = self._repeat
         link = self._pool.ready(key)
         if link is None:
-            wait, client = min(server.timeout, RESTART_WAIT), call.caller.capabilities
-            link = await call.patiently(self._pool.link(key, wait, client))
+            link = await self._relief.link(call, key, min(server.timeout, RESTART_WAIT))
         if call.said is not None and (level := call.said.log_level) is not None:
             another = partial(self._pool.link, key, RESTART_WAIT, call.caller.capabilities)
             link = await call.patiently(self._interest.attuned(call.request_id, level, link, another))

@@ -33,6 +33,10 @@ class Berth:
         await self.bulkhead.seat(until)
         return self.supervisor.ready
 
+    def relieves(self, link: Link) -> bool:
+        """Whether it is this link that calls wait for, and for a seat alone."""
+        return link is self.supervisor.ready and not self.bulkhead.free
+
     def update(self, server: Server) -> None:
         """Take over a config that leaves the link as it is."""
         self.supervisor.server = server

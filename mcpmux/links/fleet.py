@@ -83,6 +83,10 @@ class Fleet(ABC):
         """
 
     @abstractmethod
+    def relieves(self, scope: str, link: Link) -> bool:
+        """Whether one who waits for the link of `scope` may get one when a call on `link` ends."""
+
+    @abstractmethod
     def update(self, server: Server) -> None:
         """Take over a config that leaves the links as they are."""
 

@@ -106,6 +106,12 @@ class Desk:
             self._leave(waiting)
         return None if loan is None else loan.link
 
+    def relieves(self, scope: str, link: Link) -> bool:
+        """Whether one who waits for any link, or for the one of `scope`, can be lent `link` when it comes back."""
+        return self._free(scope) is None and any(
+            loan.taken and loan.link is link and (not scope or scope == _scope(loan)) for loan in self._loans
+        )
+
     def look(self) -> None:
         """Give what is free to those who wait."""
         for waiting in tuple(self._line):

@@ -133,6 +133,11 @@ class Pool(Listener):
             if link is not None and self._fleet_of(key) is fleet:
                 return link
 
+    def relieves(self, key: LinkKey, link: Link) -> bool:
+        """Whether one who waits for the link behind `key` may get one when a call on `link` ends."""
+        seat = self._seats.get(key.server)
+        return seat is not None and link.key.server == key.server and seat.current.relieves(key.scope, link)
+
     def end(self, scope: str) -> None:
         """Whoever had this scope (a session) is gone: links of their own end at once."""
         for name in self._scoped:

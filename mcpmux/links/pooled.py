@@ -85,6 +85,10 @@ class Pooled(Fleet):
                 raise
             raise ServerUnavailable(self.server.id, self._chief.retry_after) from None
 
+    def relieves(self, scope: str, link: Link) -> bool:
+        """See `Fleet`; `scope` empty: any of the links."""
+        return self._desk.relieves(scope, link)
+
     def update(self, server: Server) -> None:
         """Take over a config that leaves the links as they are."""
         self.server = server

@@ -102,6 +102,15 @@ class Scoped(Fleet):
         finally:
             own.awaited -= 1
 
+    def relieves(self, scope: str, link: Link) -> bool:
+        """See `Fleet`; who has no link yet waits for the place of another."""
+        own = self._own.get(scope) if scope else self._lists
+        if own is not None:
+            return own.relieves(link)
+        other = self._own.get(link.key.scope)
+        awaited = not self._places.free and len(self._leaving) < (len(self._arriving) or 1)
+        return awaited and other is not None and other.supervisor.link is link
+
     def update(self, server: Server) -> None:
         """Take over a config that leaves the links as they are."""
         self.server = server

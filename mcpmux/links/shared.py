@@ -43,6 +43,10 @@ class Shared(Fleet):
             raise ServerUnavailable(self.server.id)
         return self._berth.link(until)
 
+    def relieves(self, scope: str, link: Link) -> bool:
+        """See `Fleet`."""
+        return not scope and self._berth.relieves(link)
+
     def update(self, server: Server) -> None:
         """Take over a config that leaves the link as it is."""
         self.server = server

@@ -30,8 +30,10 @@ OUTCOMES: Final = frozenset(
 )
 
 # What becomes of what a server asks. `passed`: it was told to a client of the modern era by a server of that era, which
-# alone learns the answer; `void`: the call ended first.
-ASK_OUTCOMES: Final = frozenset({"answered", "declined", "expired", "passed", "refused", "void", "withdrawn"})
+# alone learns the answer; `displaced`: another call needed the place; `void`: the call ended first.
+ASK_OUTCOMES: Final = frozenset(
+    {"answered", "declined", "displaced", "expired", "passed", "refused", "void", "withdrawn"}
+)
 SERVER_REQUESTS: Final = frozenset({"elicitation/create", "sampling/createMessage", "roots/list"})
 
 _WORD: Final = re.compile(r"[a-z][A-Za-z0-9_/ -]{0,39}|[45][0-9]{2}")

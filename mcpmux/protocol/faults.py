@@ -66,6 +66,7 @@ _ROWS: Final[dict[type[Exception], Fault]] = {
     errors.TasksExhausted: Fault(SERVER_ERROR, 200),
     errors.CursorInvalid: Fault(INVALID_PARAMS, 200),
     errors.SealBroken: Fault(INVALID_PARAMS, 200),
+    errors.StateRefused: Fault(INVALID_PARAMS, 200),
     errors.EndpointForbidden: Fault(SERVER_ERROR, 403),
     errors.UpstreamError: Fault(INTERNAL_ERROR, 200, traced=True),
     errors.CallCancelled: Fault(SERVER_ERROR, 200),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from mcpmux.errors import StateRefused
 from tests.calls.upstream import Json
 from tests.faces.client import Answer, bearer
 from tests.faces.modern import PREFIX, Modern, asking
@@ -18,7 +19,7 @@ ACCEPTED: Json = {"action": "accept", "content": {"a": "hers"}}
 SAMPLED: Json = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "Paris"}}
 ROOTS: Json = {"roots": [{"uri": "file:///x"}]}
 FITTING = {"elicitation/create": ACCEPTED, "sampling/createMessage": SAMPLED, "roots/list": ROOTS}
-NEVER_OURS = (200, -32602, "Invalid or expired reference")
+NEVER_OURS = (200, -32602, str(StateRefused()))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from mcpmux.errors import (
     InvalidParams,
     MetaInvalid,
     MethodUnknown,
-    SealBroken,
+    StateRefused,
     VersionUnsupported,
 )
 from mcpmux.protocol import envelope, headers, revisions
@@ -201,7 +201,7 @@ def test_a_request_that_is_made_again_says_so_apart_from_its_params() -> None:
 
 @pytest.mark.parametrize("method", ["tools/list", "completion/complete", "server/discover"])
 def test_where_nothing_can_be_asked_no_state_can_be_ours(method: str) -> None:
-    with pytest.raises(SealBroken):
+    with pytest.raises(StateRefused):
         admitted(method, {"requestState": "made up"})
 
 

@@ -31,7 +31,7 @@ from mcpmux.errors import (
     MalformedMessage,
     MetaInvalid,
     MethodUnknown,
-    SealBroken,
+    StateRefused,
     VersionUnsupported,
 )
 from mcpmux.protocol import envelope, faults, headers, rounds, tasks
@@ -248,7 +248,7 @@ def admit(request: Request, values: headers.Values, signature: Signature | None 
     """Let one request in; `values` gives its headers, `signature` says who answers.
 
     Raises: MetaInvalid, HeaderMismatch, VersionUnsupported, MethodUnknown, InvalidParams (what was asked for cannot be
-    read), SealBroken (a `requestState` where none can be ours).
+    read), StateRefused (a `requestState` where none can be ours).
     """
     params = request.params or {}
     meta = _object(params.get("_meta", Raw(b"")))
@@ -273,7 +273,7 @@ def admit(request: Request, values: headers.Values, signature: Signature | None 
         responses = rounds.responses(params)
         rest = {name: value for name, value in rest.items() if name not in (rounds.RESPONSES, rounds.STATE)}
     elif state is not None:
-        raise SealBroken
+        raise StateRefused
     if meta:
         rest["_meta"] = Raw(envelope.encode(meta))
     admission = Admission(request.id, method, rest, token)
