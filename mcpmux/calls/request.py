@@ -73,7 +73,8 @@ def unknown(call: Call) -> MuxError:
 def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Opening:
     """What begins the call on its link; a server of the modern era is told of the client that asks.
 
-    Raises: StateRefused (the request brings the state of a modern server, and this is none any more).
+    Raises: StateRefused (the request brings the state of a modern server, and this is none any more), InvalidParams
+    (an argument cannot go in the header that its tool wants).
     """
     admission, caller = call.admission, call.caller
     params = rewrite.params(admission.method, admission.params, found.native)
@@ -93,7 +94,7 @@ def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Open
         # What one process has sealed another cannot read: then the call stays open at the one that asks.
         resumes=said is not None and not link.one_of_several,
         task="" if call.errand is None else TO_BE_MADE,
-        mirrored=_mirrored(found, params),
+        mirrored=_mirrored(found, params) if found.server.transport == "http" else None,
     )
 
 

@@ -329,7 +329,9 @@ class Offers:
     def _read(self, seat: Seat, what: Offered, entries: Iterable[bytes], link: Link | None = None) -> Reading:
         """The entries of a list, from a link or from what was kept of it, and what is amiss with them for the log."""
         reading = read_items(what, seat.server.id, entries, self._name_limit)
-        if what is Offered.TOOLS and link is not None and seat.server.transport == "http" and is_modern(link.greeting):
+        # What was kept may be older than this rule, and does not say of which era its server is.
+        is_strict = seat.server.transport == "http" and (link is None or is_modern(link.greeting))
+        if what is Offered.TOOLS and is_strict:
             reading = without_headers_amiss(reading)
         for event, names in (
             ("entries_unfit", reading.unfit),

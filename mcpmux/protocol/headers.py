@@ -8,7 +8,8 @@ values, so that a header that stands twice is seen; two readers might take anoth
 goes as `=?base64?…?=`, the Base64 of its UTF-8. Only the one canonical spelling of a Base64 text is taken.
 
 A tool may say in its `inputSchema`, by `x-mcp-header`, that an argument is mirrored as `Mcp-Param-{name}`. It may say
-so only where a chain of `properties` leads; anywhere else, and in a few more cases, the whole tool is invalid.
+so only where a chain of `properties` leads; anywhere else, and in a few more cases, the whole tool is invalid. An
+integer that some reader on the way cannot hold exactly may not stand there: a call with one is invalid.
 
 Source: MCP 2026-07-28 basic/transports/streamable-http, "Request Metadata"; server/tools, "x-mcp-header".
 """
@@ -45,6 +46,7 @@ NAMED_BY: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 LONGEST_SESSION_ID: Final = 1024
+LARGEST: Final = 2**53 - 1  # of integers in headers, without their sign
 
 _ANNOTATION: Final = "x-mcp-header"
 _MARK: Final = b"x-mcp-header"
@@ -162,12 +164,14 @@ def mirrored(tool: bytes) -> tuple[Mirrored, ...]:
 def mirrored_headers(tool: bytes, arguments: Raw | None) -> dict[str, str]:
     """The headers that go with a call of this tool.
 
-    Raises: AnnotationInvalid, InvalidParams (the arguments cannot be read).
+    Raises: AnnotationInvalid, InvalidParams (the arguments cannot be read, or an integer is too large).
     """
     found: dict[str, str] = {}
     for one in mirrored(tool):
-        shown = _shown(_at(arguments, one.path), one.kind)
-        if shown is not None:
+        argument = _at(arguments, one.path)
+        shown = _shown(argument, one.kind)
+        if argument is not None and shown is not None:
+            _check_range(one, argument)
             found[one.header] = encoded(shown)
     return found
 
@@ -178,7 +182,8 @@ def check_mirrored(tool: bytes, arguments: Raw | None, values: Values) -> None:
     A header that the tool does not ask for is nobody's business. A tool with an invalid annotation asks for none: no
     client may use it that honours them.
 
-    Raises: HeaderMismatch, InvalidParams (the arguments cannot be read). Source: "Server Behavior for Custom Headers".
+    Raises: HeaderMismatch, InvalidParams (the arguments cannot be read, or an integer is too large).
+    Source: "Server Behavior for Custom Headers".
     """
     try:
         wanted = mirrored(tool)
@@ -196,6 +201,7 @@ def check_mirrored(tool: bytes, arguments: Raw | None, values: Values) -> None:
             raise HeaderMismatch(one.header, "cannot be decoded")
         if said != shown and not _same_number(said, argument, one.kind):
             raise HeaderMismatch(one.header, "is not the argument in the body")
+        _check_range(one, argument)
 
 
 @lru_cache(maxsize=512)
@@ -272,6 +278,14 @@ def _shown(argument: Raw | None, kind: str) -> str | None:
         whole = int(number)
         return str(whole) if whole == number else body.decode()
     return body.decode()
+
+
+def _check_range(one: Mirrored, argument: Raw) -> None:
+    """Refuse an integer that a double does not hold exactly: what reads the header might take it for another."""
+    body = bytes(argument)
+    if one.kind == "integer" and _NUMBER.match(body) and abs(Decimal(body.decode())) > LARGEST:
+        where = ".".join(one.path)[:_SHOWN]
+        raise InvalidParams(f"{where} goes in a header, so it must be from -{LARGEST} to {LARGEST}")
 
 
 def _same_number(said: str, argument: Raw, kind: str) -> bool:

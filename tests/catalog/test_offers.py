@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -459,6 +460,19 @@ async def test_a_burst_is_asked_for_once_in_the_quiet_time(tmp_path: Path, datab
         for _ in range(10):
             await shown.call("lister", "shout", kind="tools", times=10)
         assert plan.seen("tools/list") == 1
+
+
+@pytest.mark.parametrize(("transport", "shown"), [("http", ["good"]), ("stdio", ["good", "bad"])])
+async def test_a_kept_tool_whose_headers_are_invalid_is_not_shown_of_a_server_over_http(
+    tmp_path: Path, database: Database, transport: Literal["http", "stdio"], shown: list[str]
+) -> None:
+    wrong = {"type": "object", "properties": {"n": {"type": "number", "x-mcp-header": "N"}}}
+    tools = [tool("good"), {"name": "bad", "inputSchema": wrong}]
+    form = {"form": 1, "lists": {"tools": tools}, "capabilities": {}, "instructions": None, "server_info": None}
+    server = with_section(Server(id="old", transport=transport, url="http://127.0.0.1:9/", command=("false",)))
+    await kept.keep(database, "old", RING.digest("offer", server.section), json.dumps(form).encode())
+    async with room(tmp_path, database, server) as one:
+        assert one.names("old") == shown
 
 
 async def until_kept(database: Database, server: str, part: bytes = b"") -> None:

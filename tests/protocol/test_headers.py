@@ -288,6 +288,20 @@ def test_integers_are_compared_as_numbers_and_whatever_else_as_text(argument: st
         headers.check_mirrored(entry, arguments, lines({"mcp-param-n": header}))
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_an_integer_that_a_reader_of_the_header_may_not_hold_is_refused(sign: str) -> None:
+    entry = tool(inner={"type": "object", "properties": {"n": {"type": "integer", "x-mcp-header": "N"}}})
+    for number in ("9007199254740992", "1e16", "9e400"):
+        arguments, said = Raw(b'{"inner":{"n":%b%b}}' % (sign.encode(), number.encode())), f"{sign}{number}"
+        with pytest.raises(InvalidParams, match=r"inner\.n goes in a header"):
+            headers.mirrored_headers(entry, arguments)
+        shown = str(int(float(said))) if number != "9e400" else said
+        with pytest.raises(InvalidParams, match=r"inner\.n goes in a header"):
+            headers.check_mirrored(entry, arguments, lines({"Mcp-Param-N": shown}))
+    text = tool(inner={"type": "object", "properties": {"n": {"type": "string", "x-mcp-header": "N"}}})
+    assert headers.mirrored_headers(text, Raw(b'{"inner":{"n":9007199254740992}}'))
+
+
 def test_text_is_never_compared_as_a_number() -> None:
     with pytest.raises(HeaderMismatch):
         headers.check_mirrored(tool(region=REGION), raw({"region": "42"}), lines({"Mcp-Param-Region": "42.0"}))
