@@ -216,6 +216,9 @@ class Call(Struct, eq=False):
             if self.asks and now < self.begun + LONGEST:
                 self._give_up_asks()
                 return
+            if self.exchange is not None and self.exchange.at_work and now < self.begun + LONGEST:
+                self.deadline = self.begun + LONGEST  # it has made a task of it, which says nothing before its end
+                return
             self.fail(CallTimedOut(self.server.id, self.timeout or self.server.timeout))
         elif not self.nudged and self.exchange is not None and now - self.started >= quiet:
             self.nudged = True

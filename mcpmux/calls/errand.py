@@ -29,7 +29,8 @@ _UNUSABLE: Final = Failure(faults.INTERNAL_ERROR, "The server sent an answer tha
 class Errand(Struct, frozen=True):
     """What one call has to do with a task: ids are exchanged in everything that passes, both ways.
 
-    `task` is the server's id and `sealed` the client's; both are empty while the task is yet to be made.
+    `task` is the server's id and `sealed` the client's; both are empty while the task is yet to be made. `token` is the
+    client's own, for the progress of a task that is made.
     """
 
     of: Tasks
@@ -39,6 +40,7 @@ class Errand(Struct, frozen=True):
     method: str
     task: str = ""
     sealed: str = ""
+    token: int | str | None = None
 
     def shown(self, event: Event, exchange: Exchange) -> Event:
         """An event of the call as its client gets it."""

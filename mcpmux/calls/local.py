@@ -22,7 +22,7 @@ from mcpmux.config.schema import Server
 from mcpmux.protocol.downstream.modern import SERVER, Signature
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.revisions import SERVED
-from mcpmux.protocol.tasks import EXTENSIONS, REQUIRED, SINCE, extended
+from mcpmux.protocol.tasks import CAPABILITY, EXTENSIONS, SINCE, extended
 
 EMPTY: Final = Raw(b"{}")
 GREETING_WAIT: Final = 5.0
@@ -115,7 +115,7 @@ class Local:
         servers = self._usable(view, grants)
         knows = self._tasks.extended(servers)
         if offer is None:
-            capabilities = {**_EVERYTHING, **REQUIRED} if knows else _EVERYTHING
+            capabilities = {**_EVERYTHING, **CAPABILITY} if knows else _EVERYTHING
         else:
             capabilities = _announced(offer.capabilities, knows)
         answer: dict[str, object] = {

@@ -26,10 +26,13 @@ from mcpmux.protocol import envelope, headers, rounds
 from mcpmux.protocol.events import Opening
 from mcpmux.protocol.methods import Answers, Subject
 from mcpmux.protocol.revisions import MODERN
-from mcpmux.protocol.tasks import TO_BE_MADE
+from mcpmux.protocol.tasks import PARAM, TO_BE_MADE
 
 # How much of a name that leads nowhere is repeated to the caller and logged.
 MAX_NAMED: Final = 256
+
+# What a task is made with whose client wants none: no call lives longer than an hour.
+_A_TASK: Final = Raw(b'{"ttl":3600000}')
 
 
 def subject_of(call: Call) -> tuple[Subject, str]:
@@ -79,10 +82,14 @@ def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Open
     admission, caller = call.admission, call.caller
     params = rewrite.params(admission.method, admission.params, found.native)
     wants_progress = admission.token is not None
+    awaits = found.awaited and call.errand is None
     if link.greeting is None or link.greeting.protocol_version != MODERN:
         if call.state is not None:
             raise StateRefused
-        return Opening(admission.method.name, params, caller.principal.key, wants_progress)
+        if awaits and found.item is not None and found.item.task:
+            params[PARAM] = _A_TASK
+        task = TO_BE_MADE if awaits or call.errand is not None else ""
+        return Opening(admission.method.name, params, caller.principal.key, wants_progress, task, awaits=awaits)
     said = call.said
     return Opening(
         admission.method.name,
@@ -94,6 +101,7 @@ def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Open
         # What one process has sealed another cannot read: then the call stays open at the one that asks.
         resumes=said is not None and not link.one_of_several,
         task="" if call.errand is None else TO_BE_MADE,
+        awaits=awaits,
         mirrored=_mirrored(found, params) if found.server.transport == "http" else None,
     )
 

@@ -43,7 +43,7 @@ from mcpmux.catalog.view import Catalog, Found, View
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import LinkKey, link_key
 from mcpmux.errors import CapabilityMissing, InvalidParams, MethodUnknown, TasksExhausted, TaskUnknown
-from mcpmux.links.changes import LinkGone, LinkReady, TaskChanged
+from mcpmux.links.changes import LinkGone, LinkReady, TaskChanged, TaskMoved
 from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.metrics import Metrics
@@ -71,6 +71,7 @@ class _AtWork(Struct, frozen=True):
     caller: Caller
     sealed: str
     tool: str
+    token: int | str | None  # of the client, for progress
     child: bool  # it ends with its link
     until: float  # unix seconds
 
@@ -78,13 +79,14 @@ class _AtWork(Struct, frozen=True):
 class Told(Struct, frozen=True):
     """How a task stands, for the session in which it was made, or for a subscription; `params` as its client gets them.
 
-    None: nothing can be heard of it any more.
+    None: nothing can be heard of it any more. `progress`: they are those of `notifications/progress`.
     """
 
     session: str
     server: str
     tool: str
     params: dict[str, Raw] | None
+    progress: bool = False
 
 
 class Tasks:
@@ -132,11 +134,11 @@ class Tasks:
         if not (named and caller.revision >= tasks.SINCE and self._offered(caller.view, grants)):
             _take_word(call)
             return
-        if found.item is None or not self._announced(found.server).calls or not tasks.takes_tasks(found.item.raw):
+        if found.item is None or not self._announced(found.server).calls or not found.item.task:
             raise MethodUnknown("tools/call as a task, which this tool cannot be")
         if self._full(caller):
             raise TasksExhausted
-        call.errand = Errand(self, caller, found.server, found.native, admission.method.name)
+        call.errand = Errand(self, caller, found.server, found.native, admission.method.name, token=admission.token)
 
     def begun(self, errand: Errand, link: Link, made: tasks.Standing) -> str:
         """The id that the client gets for this new task."""
@@ -149,7 +151,9 @@ class Tasks:
         sealed = ticket.sealed(found, caller, self._keyring, until)
         if not made.ended:
             self._forget(link.key, made.id)
-            self._at_work[link.key, made.id] = _AtWork(caller.principal.key, caller, sealed, errand.tool, child, until)
+            self._at_work[link.key, made.id] = _AtWork(
+                caller.principal.key, caller, sealed, errand.tool, errand.token, child, until
+            )
             self._held[caller.principal.key] += 1
             link.outlasts(made.id, caller.principal.key, life)
         return sealed
@@ -168,7 +172,7 @@ class Tasks:
         ServerBusy.
         """
         if call.said is not None and not tasks.is_extended(call.said.capabilities):
-            raise CapabilityMissing(tasks.REQUIRED)
+            raise CapabilityMissing(tasks.CAPABILITY)
         sealed = envelope.text(call.admission.params.get("taskId"))
         if sealed is None:
             raise InvalidParams("taskId must be a string")
@@ -210,6 +214,10 @@ class Tasks:
                 case TaskChanged(server, key, task, params):
                     for told in self._told(server, key, task, params):
                         yield told
+                case TaskMoved(server, key, task, params):
+                    moved = self._moved(server, key, task, params)
+                    if moved is not None:
+                        yield moved
                 case LinkReady(server, key) | LinkGone(server, key):
                     self._lost(key)
                     for hearer in self.news.lost(key):
@@ -240,6 +248,15 @@ class Tasks:
             shown = tasks.renamed_params(params, at_work.sealed)
             found.append(Told(at_work.caller.session, server, at_work.tool, shown))
         return found
+
+    def _moved(self, server: str, key: LinkKey, task: str, params: dict[str, Raw]) -> Told | None:
+        """Who is told of the progress of a task: the session whose call has asked for it, for as long as it lasts."""
+        at_work = self._at_work.get((key, task))
+        if at_work is None or at_work.token is None or at_work.until <= time.time():
+            return None
+        shown = tasks.remarked(params, at_work.sealed) or params
+        shown = {**shown, "progressToken": Raw(envelope.encode(at_work.token))}
+        return Told(at_work.caller.session, server, at_work.tool, shown, progress=True)
 
     async def _link(self, call: Call, server: Server, ticket: Ticket) -> Link:
         if server.isolation not in _isolations(call.caller):

@@ -23,7 +23,7 @@ from msgspec import Raw, Struct
 from mcpmux.catalog.names import name_table, public_name, public_uri
 from mcpmux.catalog.rewrite import NAMED_BY, listed
 from mcpmux.errors import AnnotationInvalid, InvalidRequest, MalformedMessage
-from mcpmux.protocol import headers
+from mcpmux.protocol import headers, tasks
 from mcpmux.protocol.envelope import members, one_line, text
 from mcpmux.protocol.events import Offered
 
@@ -35,7 +35,8 @@ class Item:
     """One entry of a list of one server.
 
     `native` is its name, URI or URI template as the server knows it, `public` as an aggregate shows it; `raw` and
-    `shown` are the whole entry, as JSON on one line, under these two. `read_only` only if a tool says so literally.
+    `shown` are the whole entry, as JSON on one line, under these two. `read_only` only if a tool says so literally;
+    `task`: a tool can be a task (`tasks.OPTIONAL`), or is one or nothing (`tasks.REQUIRED`).
     """
 
     server: str
@@ -44,6 +45,7 @@ class Item:
     read_only: bool
     raw: bytes
     shown: bytes
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,16 @@ class Offer:
     serial: int
     _native: Mapping[Offered, Mapping[str, Item]] = field(init=False, repr=False, compare=False)
     _public: Mapping[Offered, Mapping[str, Item]] = field(init=False, repr=False, compare=False)
+    _tasked: bool = field(init=False, repr=False, compare=False)
+    _extended: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         native = {what: {item.native: item for item in items} for what, items in self.items.items()}
         public = {what: {item.public: item for item in items} for what, items in self.items.items()}
         object.__setattr__(self, "_native", native)
         object.__setattr__(self, "_public", public)
+        object.__setattr__(self, "_tasked", tasks.announced(self.capabilities).calls)
+        object.__setattr__(self, "_extended", tasks.is_extended(self.capabilities))
 
     def native(self, what: Offered, name: str) -> Item | None:
         """The item that the server calls `name`."""
@@ -75,6 +81,10 @@ class Offer:
     def public(self, what: Offered, name: str) -> Item | None:
         """The item that an aggregate calls `name`."""
         return self._public.get(what, {}).get(name)
+
+    def awaited(self, item: Item) -> bool:
+        """Whether a call of this tool may be a task at its server although its client wants none."""
+        return self._extended or (self._tasked and item.task == tasks.REQUIRED)
 
     def same_as(self, other: Offer) -> bool:
         """Whether a client could see no difference; the order of the entries, which some servers shuffle, is none."""
@@ -160,7 +170,8 @@ def _item(what: Offered, server: str, names: tuple[str, str], entry: bytes, part
     native, public = names
     present = {name: value for name, value in parts.items() if bytes(value) != _NULL}
     read_only = what is Offered.TOOLS and is_read_only(parts)
-    return Item(server, native, public, read_only, one_line(entry), listed(what, present, server, public))
+    task = tasks.support(entry) if what is Offered.TOOLS else ""
+    return Item(server, native, public, read_only, one_line(entry), listed(what, present, server, public), task)
 
 
 def _publics(what: Offered, server: str, natives: Iterable[str], limit: int) -> dict[str, str]:

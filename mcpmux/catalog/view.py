@@ -55,12 +55,14 @@ class Found:
 
     `item` is its entry in the server's list; a resource needs none. `pending`: the server has not said yet what it
     offers, so nobody knows whether there is such a thing, and `native` is only what stands behind the prefix.
+    `awaited`: its call may be a task at the server although its client wants none.
     """
 
     server: Server
     native: str
     item: Item | None
     pending: bool = False
+    awaited: bool = False
 
 
 class Catalog:
@@ -130,7 +132,8 @@ class Catalog:
         offer = self._offers.of(server.id)
         item = None if offer is None else _item(offer, view, _LISTED[subject], name)
         if item is not None:
-            return Found(server, item.native, item)
+            awaited = subject is Subject.TOOL and offer is not None and offer.awaited(item)
+            return Found(server, item.native, item, awaited=awaited)
         if subject is Subject.RESOURCE:
             return Found(server, split[1], None)
         known = offer is not None and all(what in offer.items for what in _LISTED[subject])

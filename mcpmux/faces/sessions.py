@@ -380,7 +380,8 @@ class Sessions:
                 if session is None:
                     await self.listens.tell_task(told)
                 elif told.params is not None and await self._tasks.allows(session.caller, told):
-                    session.inbox.put(legacy.task_told(told.params))
+                    tell = legacy.progressed if told.progress else legacy.task_told
+                    session.inbox.put(tell(told.params))
             except MuxError as error:
                 log.warning("task_untold", reason=error.reason, server=told.server)
 

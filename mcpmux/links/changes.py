@@ -75,7 +75,25 @@ class TaskChanged(Struct, frozen=True):
     params: dict[str, Raw]
 
 
-LinkChange = LinkReady | LinkGone | StateChanged | OfferChanged | ResourceUpdated | ElicitationCompleted | TaskChanged
+class TaskMoved(Struct, frozen=True):
+    """Progress of a task; `params` as the server has them, without the progress token."""
+
+    server: str
+    key: LinkKey
+    task: str
+    params: dict[str, Raw]
+
+
+LinkChange = (
+    LinkReady
+    | LinkGone
+    | StateChanged
+    | OfferChanged
+    | ResourceUpdated
+    | ElicitationCompleted
+    | TaskChanged
+    | TaskMoved
+)
 
 
 class ChangeFeed(AsyncIterator[LinkChange]):
@@ -93,7 +111,7 @@ class ChangeFeed(AsyncIterator[LinkChange]):
         self._pending.pop(thing, None)
         if len(self._pending) >= MAX_PENDING:
             # Only these can be that many: whoever is that slow reads the resources anew sooner or later.
-            many = (old for old in self._pending if old[0] in ("uri", "elicitation", "task"))
+            many = (old for old in self._pending if old[0] in ("uri", "elicitation", "task", "progress"))
             del self._pending[next(many, next(iter(self._pending)))]
         self._pending[thing] = change
         self._news.set()
@@ -119,3 +137,5 @@ def _thing(change: LinkChange) -> tuple[object, ...]:
             return "elicitation", change.key, change.elicitation
         case TaskChanged():
             return "task", change.key, change.task
+        case TaskMoved():
+            return "progress", change.key, change.task

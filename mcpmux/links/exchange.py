@@ -45,6 +45,11 @@ class Exchange(Struct, eq=False):
         """Whether the server has answered, or nobody waits for it any more."""
         return self._end is not None or self._error is not None
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the server is known to be at work on the call, however silent it is."""
+        return False
+
     async def next(self) -> Event:
         """The next event; after a `Result` or `Failure` there is none.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from mcpmux.credentials.scope import EVERYBODY, LinkKey
 from mcpmux.errors import (
@@ -24,20 +24,21 @@ from mcpmux.errors import (
     UpstreamError,
     UpstreamRefused,
 )
+from mcpmux.links.awaited import awaited
 from mcpmux.links.exchange import Exchange
 from mcpmux.links.hold import Hold
 from mcpmux.links.seats import Seats
 from mcpmux.links.throttle import Throttle
+from mcpmux.links.transport import Transport
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import ServerMetrics
-from mcpmux.protocol import envelope
-from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Offered, Opening, TaskTold, Updated
+from mcpmux.protocol import envelope, events, faults
+from mcpmux.protocol.events import Changed, Completed, End, Failure, News, Opening, TaskProgressed, TaskTold, Updated
 from mcpmux.protocol.methods import ROOTS_CHANGED
 from mcpmux.protocol.upstream import Core, Greeting, received
 from mcpmux.protocol.upstream.attribution import OURSELVES
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Headers, Received, Send, Stray, Unwelcome
 
-METHOD_NOT_FOUND: Final = -32601
 NO_ANSWER_AFTER: Final = 5.0  # seconds; a call given up before that says nothing about the server
 
 ADVICE: Final = "several callers share this server: give it isolation: pooled or session"
@@ -45,41 +46,18 @@ ADVICE: Final = "several callers share this server: give it isolation: pooled or
 # The one stray that is nobody's fault: the answer to a call that was cancelled meanwhile.
 _USUAL: Final = "late"
 _UNATTRIBUTED: Final = "ask_unattributed"
+_OVERDUE: Final = "it had not answered a cancelled call, and may still be at work on it"
 
 log = logger("links")
-
-
-class Transport(Protocol):
-    """What carries the messages of one link. Everything it reads goes to `Link.receive()`, its end to `Link.end()`."""
-
-    @property
-    def pid(self) -> int | None:
-        """The child process, if there is one."""
-
-    @property
-    def congested(self) -> bool:
-        """Whether so much waits to be sent that no new call may be added."""
-
-    def send(self, wire: bytes, request: int | None, headers: Headers | None = None) -> None:
-        """Send soon, in order, without waiting. `request`: the id, when an answer is expected."""
-
-    async def confirm(self, wire: bytes, revision: str) -> None:
-        """Send `notifications/initialized`; on return other messages may follow. Raises: LinkFailed."""
-
-    def forget(self, request: int) -> None:
-        """Nobody waits for the answer to `request` any more."""
-
-    def describe(self, problem: str) -> str:
-        """After the end: `problem` with what is known besides, safe for the log and `status`."""
 
 
 class Link:
     """One connection; see the module."""
 
     __slots__ = (
-        "_changed", "_core", "_greeted", "_hold", "_seats", "_throttle", "_timer", "_transport", "doubted", "draining",
-        "greeting", "heard", "key", "life", "loop", "lost", "metrics", "pongs", "refused", "replaced", "stirred",
-        "unanswered", "unwelcome",
+        "_changed", "_core", "_greeted", "_hold", "_paused", "_seats", "_throttle", "_timer", "_transport", "doubted",
+        "draining", "greeting", "heard", "key", "life", "loop", "lost", "metrics", "pongs", "refused", "replaced",
+        "stirred", "unanswered", "unwelcome",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +86,7 @@ class Link:
         self._core = core
         self._seats = seats
         self._hold: Hold | None = None
+        self._paused: set[Exchange] = set()  # calls that wait for no answer just now
         self._changed = changed
         self._transport: Transport | None = None
         self._greeted: asyncio.Future[Greeted] | None = None
@@ -117,7 +96,7 @@ class Link:
     @property
     def in_flight(self) -> int:
         """How many calls wait for their answer."""
-        return self._core.in_flight
+        return self._core.in_flight + len(self._paused)
 
     @property
     def pid(self) -> int | None:
@@ -137,9 +116,9 @@ class Link:
         transport = self._transport
         if transport is None or self.lost is not None:
             raise ServerUnavailable(self.key.server)
-        exchange = Exchange(self, self.loop.time())
+        exchange = awaited(self, opening) if opening.awaits else Exchange(self, self.loop.time())
         if not self._core.serves(opening.method):
-            exchange.refuse(Failure(METHOD_NOT_FOUND, f"Method not found: {opening.method}"))
+            exchange.refuse(Failure(faults.METHOD_NOT_FOUND, f"Method not found: {opening.method}"))
             return exchange
         if transport.congested:
             raise ServerBusy(self.key.server)
@@ -159,7 +138,7 @@ class Link:
         """Whether the server announced what `method` needs."""
         return self._core.serves(method)
 
-    def ages(self, what: Offered) -> bool:
+    def ages(self, what: events.Offered) -> bool:
         """Whether a list of the server grows old without a word."""
         return self._core.ages(what)
 
@@ -219,7 +198,7 @@ class Link:
         self.refused = refused
         if self._greeted is not None and not self._greeted.done():
             self._greeted.set_exception(LinkFailed(problem, refused=refused))
-        for exchange in self._core.lose():
+        for exchange in (*self._core.lose(), *self._paused):
             exchange.put_error(error or LinkLost(self.key.server))
         self._settle()
         self._throttle.close()
@@ -285,7 +264,7 @@ class Link:
             self._seats.give_back()
         if self._core.asks:
             self._answer_orphans()
-        if self.draining and not self._core.in_flight:
+        if self.draining and not self.in_flight:
             self.stirred.set()
 
     def abandon(self, exchange: Exchange, reason: str) -> None:
@@ -296,7 +275,7 @@ class Link:
             self.closed(exchange)
             return
         if self._seats.lent and exchange.seated and wire is not None:
-            self._hold = Hold(exchange, self._overdue)
+            self._hold = Hold(exchange, lambda: self._replace(_OVERDUE))
         else:
             self.closed(exchange)
             self._transport.forget(exchange.id)
@@ -307,6 +286,30 @@ class Link:
         if self.heard < exchange.opened <= now - NO_ANSWER_AFTER:
             self.unanswered += 1
             self.stirred.set()
+
+    def go_on(self, exchange: Exchange, opening: Opening | None) -> None:
+        """Go on with a call by another request, or (None) by nothing for now; it keeps its seat."""
+        if opening is None:
+            self._paused.add(exchange)
+            return
+        self._paused.discard(exchange)
+        exchange.id, wire, headers = self._core.open(opening, exchange)
+        self._send(wire, exchange.id, headers)
+
+    def part(self, exchange: Exchange) -> None:
+        """Give up the request that a call waits for, if it waits for one, and not the call."""
+        wire = self._core.cancel(exchange.id, "no longer needed", self.loop.time())
+        if self._transport is not None:
+            self._transport.forget(exchange.id)
+        if wire is not None:
+            self._send(wire, None)
+
+    def leave(self, exchange: Exchange, problem: str | None) -> None:
+        """A call that went on is over; `problem`: why nobody may be lent the link on which its server goes on."""
+        self._paused.discard(exchange)
+        if problem is not None and self._seats.lent and self.lost is None:
+            self._replace(problem)
+        self.closed(exchange)
 
     def answer(self, exchange: Exchange, ask: int, answer: End) -> None:
         """Answer what the server asked in this call, if it still waits for that."""
@@ -349,7 +352,7 @@ class Link:
                 self.end(problem)
             case received.Outdated():
                 self.end("it is of another era than it was greeted in")
-            case Changed() | Updated() | Completed() | TaskTold():
+            case Changed() | Updated() | Completed() | TaskTold() | TaskProgressed():
                 self._changed(found)
 
     def _resume(self) -> None:
@@ -388,9 +391,6 @@ class Link:
         if self._transport is not None:
             self._transport.forget(exchange.id)
         self.closed(exchange)
-
-    def _overdue(self) -> None:
-        self._replace("it had not answered a cancelled call, and may still be at work on it")
 
     def _replace(self, problem: str) -> None:
         self.replaced = True

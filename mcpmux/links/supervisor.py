@@ -25,11 +25,12 @@ from mcpmux.links import health, process, sse, states, stdio, streamable
 from mcpmux.links.backoff import Backoff, Retry
 from mcpmux.links.eras import LEGACY, Era, Eras, era_of
 from mcpmux.links.exchange import Exchange
-from mcpmux.links.link import Link, Transport
+from mcpmux.links.link import Link
 from mcpmux.links.seats import Seats
 from mcpmux.links.starts import Starts
 from mcpmux.links.states import Happened, State
 from mcpmux.links.surroundings import Surroundings
+from mcpmux.links.transport import Transport
 from mcpmux.observe.log import logger
 from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
 from mcpmux.protocol.events import News

@@ -1,8 +1,8 @@
 """The neutral words between a face and a link, whatever era and transport each of them speaks.
 
 `Opening` goes up to a server; `Progress`, `Log`, `Ask`, `Withdrawn`, `Result` and `Failure` come down to the call, and
-a `Result` or `Failure` goes up as the answer to an `Ask`; `Changed`, `Updated` and `TaskTold` belong to no call,
-`Completed` to one or none. Payloads that no decision reads stay `Raw`: the bytes they came in.
+a `Result` or `Failure` goes up as the answer to an `Ask`; `Changed`, `Updated`, `TaskTold` and `TaskProgressed` belong
+to no call, `Completed` to one or none. Payloads that no decision reads stay `Raw`: the bytes they came in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Opening(Struct, frozen=True, gc=False):
     `params` is one flat dict of raw members (None: the request has no params); `_meta` in it never holds a progress
     token, the link puts its own in when `wants_progress`. `caller` is an opaque word that is equal for two calls of
     one principal in one scope and nothing else: a link learns that callers differ, never who they are. `task` is the
-    task that the call is about, as its server names it.
+    task that the call is about, as its server names it. `awaits`: whoever calls gets no task, so should the server make
+    one the link waits for its result.
 
     The rest is said by each request of the modern era, and by no other: what the client of this call can be asked
     (`client`), from which level on it wants log messages (None: none), and `mirrored`, the `Mcp-Param-*` headers that
@@ -43,6 +44,7 @@ class Opening(Struct, frozen=True, gc=False):
     log_level: str | None = None
     resumes: bool = False
     mirrored: Mapping[str, str] | None = None
+    awaits: bool = False
 
 
 class Progress(Struct, frozen=True, gc=False):
@@ -92,6 +94,13 @@ class TaskTold(Struct, frozen=True, gc=False):
 
     `task` and `params` as the server has them.
     """
+
+    task: str
+    params: dict[str, Raw]
+
+
+class TaskProgressed(Struct, frozen=True, gc=False):
+    """`notifications/progress` of a call that was answered with this task; `params` without the progress token."""
 
     task: str
     params: dict[str, Raw]
@@ -151,5 +160,5 @@ ENDS: Final = (Result, Failure)
 
 End = Result | Failure
 Event = Progress | Log | Ask | Withdrawn | Completed | Quiet | Result | Failure
-News = Changed | Updated | Completed | TaskTold
+News = Changed | Updated | Completed | TaskTold | TaskProgressed
 """What a link says of its server that belongs to no call."""

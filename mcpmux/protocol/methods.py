@@ -70,9 +70,11 @@ REQUESTS: Final[dict[str, Method]] = {method.name: method for method in _REQUEST
 # ARCHITECTURE.md, "Decisions".
 TASK_RESULT: Final = "tasks/result"
 TASK_UPDATE: Final = "tasks/update"
+TASK_GET: Final = "tasks/get"
+TASK_CANCEL: Final = "tasks/cancel"
 _GET, _CANCEL, _RESULT, _UPDATE = (
     Method(name, Answers.TASK, Subject.TOOL, "taskId", capability="tasks")
-    for name in ("tasks/get", "tasks/cancel", TASK_RESULT, TASK_UPDATE)
+    for name in (TASK_GET, TASK_CANCEL, TASK_RESULT, TASK_UPDATE)
 )
 # Between our own rooms, on no wire: somebody wants to hear of a task of the modern era, or nobody does any more.
 TASK_SUBSCRIBE: Final = Method("tasks/subscribe", Answers.TASK, Subject.TOOL, "taskId", capability="tasks")

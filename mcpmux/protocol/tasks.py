@@ -23,24 +23,36 @@ from msgspec.json import Decoder
 
 from mcpmux.errors import InvalidRequest, MalformedMessage
 from mcpmux.protocol import envelope
+from mcpmux.protocol.events import End, Failure, Result
 
 SINCE: Final = "2025-11-25"
 PARAM: Final = "task"  # of tools/call: the client wants a task; as a `resultType`: the result is one
 RELATED: Final = "io.modelcontextprotocol/related-task"
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 EXTENSIONS: Final = "extensions"  # the capability that says which extensions somebody knows
-REQUIRED: Final[dict[str, dict[str, object]]] = {EXTENSIONS: {EXTENSION: {}}}
+CAPABILITY: Final[dict[str, dict[str, object]]] = {EXTENSIONS: {EXTENSION: {}}}
+OPTIONAL: Final = "optional"
+REQUIRED: Final = "required"
 TO_BE_MADE: Final = "*"  # the task of a call that may become one
-ENDED: Final = frozenset({"completed", "failed", "cancelled"})
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+INPUT_REQUIRED: Final = "input_required"
+ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED})
+CANCELLED_CODE: Final = -32603  # of a call whose task was cancelled by its server
 LONGEST_ID: Final = 1024  # characters of an id of a server
 
 
 class Standing(Struct, frozen=True):
-    """What a task says of itself: the server's id, and how long it is kept, in seconds (None: for ever)."""
+    """What a task says of itself: the server's id, and how long it is kept, in seconds (None: for ever).
+
+    `pause`: seconds that the server wants between two looks at it, if it says so.
+    """
 
     id: str
     status: str
     life: float | None
+    pause: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -77,13 +89,21 @@ def extended(capabilities: Mapping[str, Raw], knows: bool) -> dict[str, Raw]:
     return {**rest, EXTENSIONS: Raw(envelope.encode(others))} if others else rest
 
 
-def takes_tasks(tool: bytes) -> bool:
-    """Whether a tool, as its server lists it, may be called as a task."""
+def support(tool: bytes) -> str:
+    """Whether a tool, as its server lists it, can be a task (`OPTIONAL`), is one or nothing (`REQUIRED`), or none."""
+    if b"taskSupport" not in tool:
+        return ""
     try:
-        support = _TOOL.decode(tool).execution.taskSupport
+        said = _TOOL.decode(tool).execution.taskSupport
     except (DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return support in ("optional", "required")
+        return ""
+    return said if said in (OPTIONAL, REQUIRED) else ""
+
+
+def lacking(data: Raw | None) -> bool:
+    """Whether the data of a refusal say that nothing is missing but that a client knows the extension."""
+    wanted = _object((_object(data) or {}).get("requiredCapabilities")) or {}
+    return wanted.keys() == {EXTENSIONS} and (_object(wanted[EXTENSIONS]) or {}).keys() == {EXTENSION}
 
 
 def standing(task: Raw | Mapping[str, Raw] | None) -> Standing | None:
@@ -94,7 +114,8 @@ def standing(task: Raw | Mapping[str, Raw] | None) -> Standing | None:
     task_id, status = envelope.text(found.get("taskId")), envelope.text(found.get("status"))
     if task_id is None or status is None or len(task_id) > LONGEST_ID:
         return None
-    return Standing(task_id, status, _seconds(found.get("ttl", found.get("ttlMs"))))
+    life, pause = found.get("ttl", found.get("ttlMs")), found.get("pollInterval", found.get("pollIntervalMs"))
+    return Standing(task_id, status, _seconds(life), _seconds(pause))
 
 
 def made(result: Raw) -> Standing | None:
@@ -107,6 +128,21 @@ def turned(result: Raw) -> dict[str, Raw] | None:
     """The members of a result that is a task of the extension, without its `resultType`; None if it is none."""
     found = _object(result)
     return found if found is not None and envelope.text(found.pop("resultType", None)) == PARAM else None
+
+
+def state(result: Raw) -> dict[str, Raw] | None:
+    """The members of what `tasks/get` answers."""
+    return _object(result)
+
+
+def outcome(found: Mapping[str, Raw]) -> End | None:
+    """What the call of a task of the extension has come to, which has ended; None if that cannot be read."""
+    status = envelope.text(found.get("status"))
+    if status == COMPLETED:
+        return None if _object(found.get("result")) is None else Result(found["result"])
+    if status == CANCELLED:
+        return Failure(CANCELLED_CODE, envelope.text(found.get("statusMessage")) or "The server cancelled the task")
+    return _failure(found.get("error"))
 
 
 def renamed_made(result: Raw, task_id: str) -> Raw:
@@ -152,13 +188,20 @@ def remarked_raw(raw: Raw, task_id: str) -> Raw:
 
 
 def unmarked(params: Mapping[str, Raw]) -> dict[str, Raw]:
-    """Params of a request that names its task itself, without what `_meta` says about it."""
+    """Members without what their `_meta` says about the task that they have to do with."""
     found = dict(params)
-    meta = _object(found.pop("_meta", None))
+    meta = _object(found.pop("_meta", None)) or {}
+    meta.pop(RELATED, None)
     if meta:
-        meta.pop(RELATED, None)
         found["_meta"] = Raw(envelope.encode(meta))
     return found
+
+
+def unmarked_raw(raw: Raw) -> Raw:
+    """The same for an object that is still raw."""
+    body = bytes(raw)
+    found = _object(raw) if b"related-task" in body or b"\\u00" in body else None
+    return raw if found is None else Raw(envelope.encode(unmarked(found)))
 
 
 def related(params: Mapping[str, Raw] | None) -> str | None:
@@ -179,8 +222,16 @@ def _named(task_id: str) -> Raw:
     return Raw(envelope.encode({"taskId": task_id}))
 
 
+def _failure(raw: Raw | None) -> Failure | None:
+    found = _object(raw) or {}
+    code = envelope.identifier(found.get("code"))
+    if not isinstance(code, int):
+        return None
+    return Failure(code, envelope.text(found.get("message")) or "", found.get("data"))
+
+
 class _Execution(Struct):
-    taskSupport: str = "forbidden"
+    taskSupport: str = ""
 
 
 class _Tool(Struct):

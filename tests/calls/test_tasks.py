@@ -343,6 +343,31 @@ async def test_how_a_task_stands_is_told_to_the_session_that_made_it(
 
 
 @pytest.mark.parametrize("server", ["tasker", "own"])
+async def test_progress_of_a_task_is_told_to_its_session_after_the_call(
+    server: str, place: Place, http: Http, tmp_path: Path
+) -> None:
+    session, gate = await place.session(http, "ana", server), tmp_path / "gate"
+    other = await place.session(http, "ana", server)
+    async with session.listening() as events, other.listening() as nothing:
+        call = tasking(f"{server}__reports", gate=str(gate))
+        params(call)["_meta"] = {"progressToken": "mine"}
+        *told, made_ = (await session.post(call)).messages
+        task = made_["result"]["task"]["taskId"]  # type: ignore[index]
+        async with session.streaming(request("tasks/result", {"taskId": task}, 2)) as result:
+            asked = await result.message()
+            await session.post({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "decline"}})
+            while not any(params(one).get("progress") == 2 for one in told):
+                told.append(await events.message())
+            gate.touch()
+            assert "decline" in said((await result.messages())[-1])
+        found = [one for one in told if one["method"] == "notifications/progress"]
+        assert {params(one)["progressToken"] for one in found} == {"mine"}
+        assert "task-" not in json.dumps(told)
+        theirs = await made(other, f"{server}__fails")
+        assert params(await nothing.message())["taskId"] == theirs
+
+
+@pytest.mark.parametrize("server", ["tasker", "own"])
 async def test_a_task_asks_on_the_stream_of_its_result(server: str, place: Place, http: Http) -> None:
     session = await place.session(http, "ana", server)
     task = await made(session, f"{server}__confirm")

@@ -1,10 +1,11 @@
 """The counter with tasks as revision 2025-11-25 has them: some tools work on after their call.
 
-    python tasks_server.py --record FILE [--untasked] [--cancel no] [options of counter.py]
+    python tasks_server.py --record FILE [--untasked] [--required] [--cancel no] [options of counter.py]
 
 Its ids are as guessable as can be (`task-1`, `task-2`, again from 1 in each new process), so that a test sees what a
 gateway makes of them. A task that asks does so on the stream of `tasks/result`, as the specification wants, or with
-`--eager` whenever it likes. Every message that arrives is written to FILE, one JSON line each.
+`--eager` whenever it likes. With `--required` every such tool is a task or nothing. Every message that arrives is
+written to FILE, one JSON line each.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Tasker(Counter):
         tasked("optional", "refuses", "Answers a JSON-RPC error."),
         tasked("optional", "points", "Answers a resource link."),
         tasked("optional", "chatter", "Logs a word when `gate` exists.", gate="string", word="string"),
+        tasked("optional", "reports", "Reports progress, before and after it asks.", gate="string?"),
     )  # fmt: skip
 
     def __init__(self, options: object) -> None:
@@ -75,6 +77,24 @@ class Tasker(Counter):
             capabilities["tasks"] = {"list": {}, **cancel, "requests": {"tools": {"call": {}}}}
         return found
 
+    def list_tools(self, params: Json) -> Json:
+        tools = super().list_tools(params)["tools"]
+        assert isinstance(tools, list)
+        return {"tools": [{**one, "execution": {"taskSupport": self.support(one)}} if "execution" in one else one
+                          for one in tools]}  # fmt: skip
+
+    def support(self, tool: Json) -> str:
+        execution = tool.get("execution")
+        said = str(execution["taskSupport"]) if isinstance(execution, dict) else "forbidden"
+        return "required" if said == "optional" and self.options.required else said
+
+    def call(self, id_: object, params: Json) -> None:
+        needed = {tool["name"] for tool in self.DESCRIBED if self.support(tool) == "required"}
+        if params.get("name") in needed and not self.options.untasked:
+            refusal = Refusal(-32601, f"Tool {params['name']} requires task augmentation")
+            return self.send({"jsonrpc": "2.0", "id": id_, "error": refusal.body})
+        return super().call(id_, params)
+
     def receive(self, message: Json) -> None:
         with Path(self.options.record).open("a") as file:
             file.write(json.dumps(message) + "\n")
@@ -88,13 +108,23 @@ class Tasker(Counter):
     # The methods ------------------------------------------------------------------------------------------------
 
     def begin(self, id_: object, params: Json) -> None:
-        """`tools/call` as a task: answer with the task, then work."""
+        """`tools/call` as a task, which is made when the file `late` exists, if that is among the arguments."""
+        arguments = params.get("arguments")
+        late = arguments.pop("late", None) if isinstance(arguments, dict) else None
+        if late is None:
+            return self.make(id_, params)
+        self.gated["late", id_] = (params, str(late))  # type: ignore[assignment]
+        return note(f"{late}.entered", str(id_))
+
+    def make(self, id_: object, params: Json) -> None:
+        """Answer with the task, then work."""
         wanted = params["task"]
         assert isinstance(wanted, dict)
         task = Task(f"task-{len(self.tasks) + 1}", wanted.get("ttl", None))
         self.tasks[task.id] = task
         self.send({"jsonrpc": "2.0", "id": id_, "result": {"task": task.shown(), **self.related(task)}})
-        arguments = params.get("arguments")
+        arguments, meta = params.get("arguments"), params.get("_meta")
+        self.meta = meta if isinstance(meta, dict) else {}
         try:
             made = getattr(self, f"tool_{params['name']}")(**(arguments if isinstance(arguments, dict) else {}))
         except Refusal as refusal:
@@ -175,6 +205,8 @@ class Tasker(Counter):
         self.send({"jsonrpc": "2.0", "id": self.asks, "method": ask.method, "params": params})
 
     def step(self, id_: object, steps: Steps, value: object) -> None:
+        if isinstance(id_, tuple):
+            return self.make(id_[1], steps)  # type: ignore[arg-type]
         task = self.tasks.get(id_)
         if task is None:
             return super().step(id_, steps, value)
@@ -207,6 +239,16 @@ class Tasker(Counter):
         answer = yield Ask("elicitation/create", ASKS["elicitation/create"])
         return said(json.dumps(answer))
 
+    def tool_reports(self, gate: str | None = None) -> Steps:
+        token = self.meta.get("progressToken")
+        self.notify("notifications/progress", {"progressToken": token, "progress": 1})
+        answer = yield Ask("elicitation/create", ASKS["elicitation/create"])
+        self.notify("notifications/progress", {"progressToken": token, "progress": 2})
+        if gate is not None:
+            yield Gate(gate)
+            self.notify("notifications/progress", {"progressToken": token, "progress": 3})
+        return said(json.dumps(answer))
+
     def tool_fails(self) -> Json:
         return said("it failed", isError=True)
 
@@ -227,6 +269,7 @@ def main() -> None:
     options = parser()
     options.add_argument("--record", required=True)
     options.add_argument("--untasked", action="store_true", help="announces no tasks")
+    options.add_argument("--required", action="store_true", help="what can be a task is one or nothing")
     options.add_argument("--cancel", default="yes")
     options.add_argument("--eager", action="store_true", help="asks without waiting for tasks/result")
     options.set_defaults(name="tasker")

@@ -48,8 +48,10 @@ TOOLS = (
     described("test_tool_with_task", "Asks for a name before it becomes a task, or nothing."),
     described("die", "Ends the process with this code.", code="integer"),
     described("gated", "Waits until the file `gate` exists.", gate="string"),
+    described("insist", "Is a task or nothing, and asks for two things, one after the other."),
+    described("held", "Is a task or nothing, and waits until the file `gate` exists.", gate="string"),
 )
-REQUIRED = ("failing_job", "test_tool_with_task")
+REQUIRED = ("failing_job", "test_tool_with_task", "insist", "held")
 
 
 @dataclass(eq=False)
@@ -150,6 +152,7 @@ class TaskServer(ModernServer):
         if not isinstance(task, Task):
             raise Refusal(-32603, "this is only asked in tasks")
         task.asked |= asked
+        task.answered.clear()
         await self.settle(task, "input_required")
         await task.answered.wait()
         await self.settle(task, "working")
@@ -206,6 +209,13 @@ class TaskServer(ModernServer):
 
     async def tool_test_tool_with_task(self, request: Request) -> Json:
         return said(self._told(request))
+
+    async def tool_insist(self, request: Request) -> Json:
+        await self.ask(request, first=ASKS["form"][0])
+        return said(json.dumps(await self.ask(request, second=ASKS["form"][0])))
+
+    async def tool_held(self, request: Request, gate: str) -> Json:
+        return await self.tool_slow(request, gate)
 
     async def tool_gated(self, request: Request, gate: str) -> Json:
         return await self.tool_slow(request, gate)

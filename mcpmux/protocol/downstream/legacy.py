@@ -272,6 +272,11 @@ def updated(uri: str) -> bytes:
     return envelope.notification(RESOURCE_UPDATED, {"uri": Raw(envelope.encode(uri))})
 
 
+def progressed(params: dict[str, Raw]) -> bytes:
+    """The wire bytes of progress of a call that was answered with a task."""
+    return envelope.notification(PROGRESS, params)
+
+
 def task_told(params: dict[str, Raw]) -> bytes:
     """The wire bytes of the notification that says how a task stands."""
     return envelope.notification(TASK_STATUS, params)

@@ -159,7 +159,7 @@ class RequestCore(Struct, frozen=True, gc=False):
         if raw is None or members is None:
             raise InvalidParams("notifications must be an object with each name once")
         if "taskIds" in members and not tasks.is_extended(self.capabilities):
-            raise CapabilityMissing(tasks.REQUIRED)
+            raise CapabilityMissing(tasks.CAPABILITY)
         try:
             found = _FILTER.decode(raw)
         except (ValidationError, DecodeError, UnicodeDecodeError) as exc:

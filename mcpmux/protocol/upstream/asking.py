@@ -88,7 +88,8 @@ def unknown_type(result: Raw, opening: Opening) -> str | None:
     except (InvalidRequest, MalformedMessage) as fault:
         return str(fault)
     said = envelope.text(found["resultType"]) if "resultType" in found else "complete"
-    if said == "complete" or (said == "task" and _TASKS in bytes(opening.client.get("extensions", b""))):
+    knows = bool(opening.task) or _TASKS in bytes(opening.client.get("extensions", b""))
+    if said == "complete" or (said == "task" and knows):
         return None
     return f"its resultType {str(said)[:64]} is not known here"
 

@@ -30,11 +30,13 @@ from mcpmux.protocol.abilities import Capabilities
 from mcpmux.protocol.envelope import Message, Notification, Reply, Request
 from mcpmux.protocol.events import Changed, Completed, End, Log, Offered, Opening, Progress, Result, Updated, Withdrawn
 from mcpmux.protocol.revisions import LEGACY
+from mcpmux.protocol.tasks import TO_BE_MADE
 from mcpmux.protocol.upstream import asks, wreckage
 from mcpmux.protocol.upstream import greeting as handshake
 from mcpmux.protocol.upstream.asks import Asks
 from mcpmux.protocol.upstream.attribution import OURSELVES, Callers
 from mcpmux.protocol.upstream.core import Sent, cancelled, ending
+from mcpmux.protocol.upstream.lasting import Lasting
 from mcpmux.protocol.upstream.numbers import Numbers, source
 from mcpmux.protocol.upstream.plain import plain_answer
 from mcpmux.protocol.upstream.received import Broken, Deliver, Greeted, Greeting, Received, Send, Stray, T, Unwelcome
@@ -52,6 +54,7 @@ class _Flight(Struct, Generic[T], frozen=True):
     caller: str
     wants_progress: bool
     task: str
+    awaits: bool
 
 
 class LinkCore(Generic[T]):
@@ -64,8 +67,8 @@ class LinkCore(Generic[T]):
     from. `asks` is what the server waits for.
     """
 
-    __slots__ = ("_callers", "_capabilities", "_checks", "_flights", "_greeting_id", "_lent", "_numbers", "_offer",
-                 "_own", "_streamed", "_unasked", "_version", "asks", "greeting", "passed_over")  # fmt: skip
+    __slots__ = ("_callers", "_capabilities", "_checks", "_flights", "_greeting_id", "_lasting", "_lent", "_numbers",
+                 "_offer", "_own", "_streamed", "_unasked", "_version", "asks", "greeting", "passed_over")  # fmt: skip
 
     def __init__(
         self, *, streamed: bool, version: str, lent: bool = False, own: bool = False,
@@ -81,6 +84,7 @@ class LinkCore(Generic[T]):
         self._flights: dict[int, _Flight[T]] = {}
         self._checks: dict[int, T] = {}  # pings, which cause no messages and so disturb no attribution
         self._callers = Callers()
+        self._lasting: Lasting[T] = Lasting()
         self._numbers = Numbers(ids or source())
         self.passed_over = self._numbers.pass_over  # the newer way to greet
         self._offer = 0
@@ -95,7 +99,7 @@ class LinkCore(Generic[T]):
     @property
     def leftovers(self) -> int:
         """How many entries all tables hold together, cancelled calls apart; for tests and `status`."""
-        return len(self._flights) + len(self._checks) + bool(self._greeting_id) + len(self.asks)
+        return len(self._flights) + len(self._checks) + bool(self._greeting_id) + len(self.asks) + len(self._lasting)
 
     @property
     def ghosts(self) -> int:
@@ -122,7 +126,9 @@ class LinkCore(Generic[T]):
         if opening.method == _PING:
             self._checks[request] = owner
         else:
-            self._flights[request] = _Flight(owner, opening.caller, opening.wants_progress, opening.task)
+            self._flights[request] = _Flight(
+                owner, opening.caller, opening.wants_progress, opening.task, opening.awaits
+            )
             if opening.wants_progress:
                 params = envelope.with_meta(params, "progressToken", Raw(b"%d" % request))
         return request, envelope.request(request, opening.method, params), None
@@ -160,8 +166,10 @@ class LinkCore(Generic[T]):
         return self
 
     def outlasts(self, task: str, caller: str, until: float) -> None:
-        """A task of this caller is at work until then: what has no address may be about it."""
+        """A task of this caller is at work until then (0: no more): what has no address may be about it."""
         self._callers.outlasts(task, caller, until)
+        if not caller:
+            self._lasting.over(task)
 
     def orphaned(self) -> list[bytes]:
         """Errors to be sent for what was asked in calls that have left the table."""
@@ -186,6 +194,7 @@ class LinkCore(Generic[T]):
         self._flights.clear()
         self._checks.clear()
         self._callers.clear()
+        self._lasting.clear()
         self.asks.clear()
         self._greeting_id = 0
         return waiting
@@ -221,6 +230,8 @@ class LinkCore(Generic[T]):
         flight = self._flights.pop(request, None)
         if flight is not None:
             self._callers.ended(flight.caller, now)
+            if flight.task == TO_BE_MADE and flight.wants_progress:
+                self._lasting.begin(request, reply.result, flight.owner if flight.awaits else None)
             return ending(flight.owner, reply)
         if request in self._checks:
             # Whatever it answers, it is alive.
@@ -333,9 +344,12 @@ class LinkCore(Generic[T]):
     def _progressed(self, params: dict[str, Raw]) -> Received[T]:
         token = envelope.identifier(params.get("progressToken"))
         flight = self._flights.get(token) if isinstance(token, int) else None
+        rest = {key: raw for key, raw in params.items() if key != "progressToken"}
+        if flight is None and isinstance(token, int) and (found := self._lasting.progressed(token, rest)) is not None:
+            return found
         if flight is None or not flight.wants_progress:
             return Stray("unknown_token", str(token)[:SHOWN])
-        return Deliver(flight.owner, Progress({key: raw for key, raw in params.items() if key != "progressToken"}))
+        return Deliver(flight.owner, Progress(rest))
 
     def _logged(self, params: dict[str, Raw], stream: int | None, now: float) -> Received[T]:
         level = envelope.text(params.get("level"))
@@ -360,7 +374,7 @@ class LinkCore(Generic[T]):
 
     def _call_about(self, task: str, stream: int | None) -> int | None:
         """The call in which its client can be asked for a task: the newest about it, or that of the stream."""
-        about = next((call for call in reversed(self._flights) if self._flights[call].task == task), None)
+        about = next((call for call in reversed(self._flights) if self._flights[call].task == task != TO_BE_MADE), None)
         return stream if about is None and stream in self._flights else about
 
     # Wreckage --------------------------------------------------------------------------------------------------
