@@ -19,9 +19,10 @@ from mcpmux.errors import CallCancelled, ServerBusy, StateRefused
 from mcpmux.identity.principal import Principal
 from mcpmux.links import Link, hold
 from mcpmux.protocol.events import Result
+from mcpmux.seal import Secret
 from tests.calls.room import ACCEPTED, ANA, Room, following, made, somebody
 from tests.links.harness import PATIENCE as WAIT
-from tests.links.harness import counter, until
+from tests.links.harness import counter, of, until, with_section
 
 BEN, CEM, DAN = somebody("ben"), somebody("cem"), somebody("dan")
 
@@ -136,6 +137,20 @@ async def test_nothing_gives_way_to_a_call_of_another_server(tmp_path: Path) -> 
         assert not room.pool.relieves(LinkKey("other"), parked.exchange.link)
 
 
+async def test_nothing_gives_way_whose_end_does_not_help(tmp_path: Path) -> None:
+    async with full(tmp_path, pooled(1), BEN) as (room, (left,)):
+        (old,) = (parked.exchange.link for parked in room.parking)
+        room.pool.apply(of(with_section(msgspec.structs.replace(room.server, env={"NEW": Secret("x")}))))
+        await until(lambda: (link := room.pool.ready(LinkKey("counter"))) is not None and link is not old)
+        await room.left(CEM)
+        for parked in room.parking:
+            parked.since -= 100
+        async with waiting(room, ANA):
+            soon(room)
+            assert owners(room) == ["ben"]
+        assert resumes(room, BEN, left)
+
+
 async def test_where_a_place_is_free_the_end_of_no_call_helps(tmp_path: Path) -> None:
     for number, server in enumerate((pooled(2), counter(), counter(isolation="session"))):
         async with full(tmp_path / str(number), server, BEN) as (room, _):
@@ -198,8 +213,8 @@ async def test_a_crowd_of_one_person_throws_out_no_more_than_one_call_of_those_w
         full(tmp_path, pooled(3), BEN, CEM, DAN) as (room, _),
         waiting(room, ANA, ANA, ANA, ANA),
     ):
-        for _ in range(5):
-            soon(room)
+        for number in range(5):
+            soon(room, WAITED + number * AGAIN)
         assert owners(room) == ["cem", "dan"]
 
 
