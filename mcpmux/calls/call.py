@@ -192,11 +192,15 @@ class Call(Struct, eq=False):
         self._finish(PARKED)
 
     def resume(self, former: Parked, answers: Mapping[int, Raw]) -> None:
-        """Go on with a call that was left, and answer what its server asked."""
+        """Go on with a call that was left: answer what its server asked, also for a client that says now it cannot."""
         self.former, self.exchange, self.asks = former, former.exchange, dict(former.asks)
         self._prolong()
         for ask, raw in answers.items():
             self.reply(ask, Result(raw))
+        for ask in tuple(self.asks.values()):
+            problem = None if self.said is None else self._inability(ask, self.said)
+            if problem is not None:
+                self.refuse(ask.id, Failure(faults.METHOD_NOT_FOUND, problem))
 
     def gather(self) -> None:
         """Take what the server has asked and taken back, and nobody has read."""

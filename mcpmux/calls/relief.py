@@ -120,4 +120,5 @@ class Relief:
         return self._pool.relieves(key, parked.exchange.link)
 
     def _at(self, key: LinkKey) -> list[Parked]:
-        return self._parking.at(key.server)
+        """Those that hold a place at this server: what has ended meanwhile only waits to be told."""
+        return [parked for parked in self._parking.at(key.server) if not parked.exchange.ended]

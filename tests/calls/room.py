@@ -81,10 +81,10 @@ class Room:
         link = await self.link(call)
         call.opened(link.open(tool(name, call.caller.principal.key, **arguments)), 60.0)
 
-    async def left(self, who: Principal = ANA) -> tuple[Call, str, str]:
+    async def left(self, who: Principal = ANA, name: str = "ask", **arguments: object) -> tuple[Call, str, str]:
         """A request that has ended with a question: itself, the key of the question, and the state."""
-        call = self.request(who=who)
-        await self.open(call, method="elicitation/create")
+        call = self.request(who=who, name=name)
+        await self.open(call, name, **(arguments or {"method": "elicitation/create"}))
         return call, *asked(await following(call))
 
     def sweep(self, now: float) -> None:

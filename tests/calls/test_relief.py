@@ -18,11 +18,11 @@ from mcpmux.credentials import LinkKey
 from mcpmux.errors import CallCancelled, ServerBusy, StateRefused
 from mcpmux.identity.principal import Principal
 from mcpmux.links import Link, hold
-from mcpmux.protocol.events import Result
+from mcpmux.protocol.events import Result, Withdrawn
 from mcpmux.seal import Secret
 from tests.calls.room import ACCEPTED, ANA, Room, following, made, somebody
 from tests.links.harness import PATIENCE as WAIT
-from tests.links.harness import counter, of, until, with_section
+from tests.links.harness import counter, of, stdio, until, with_section
 
 BEN, CEM, DAN = somebody("ben"), somebody("cem"), somebody("dan")
 
@@ -149,6 +149,25 @@ async def test_nothing_gives_way_whose_end_does_not_help(tmp_path: Path) -> None
             soon(room)
             assert owners(room) == ["ben"]
         assert resumes(room, BEN, left)
+
+
+async def test_a_call_that_has_ended_meanwhile_holds_no_place_and_keeps_its_answer(tmp_path: Path) -> None:
+    record, gate, other = (tmp_path / name for name in ("record", "gate", "other"))
+    server = stdio("counter", "../calls/witness.py", "--record", str(record), isolation="pooled", links=1)
+    async with made(tmp_path, server) as room:
+        _, key, state = await room.left(BEN, "retract", gate=str(gate))
+        (parked,) = room.parking
+        parked.since -= 100
+        gate.touch()
+        await until(lambda: parked.exchange.ended)
+        with ending(room.request(who=CEM)) as at_work:
+            await room.open(at_work, "slow", gate=str(other))
+            async with waiting(room, ANA):
+                soon(room)
+        again = room.request(state, {key: ACCEPTED}, BEN, "retract")
+        assert room.parking.resume(again)
+        assert await following(again) == Withdrawn(1)
+        assert "taken back" in str(await following(again))
 
 
 async def test_where_a_place_is_free_the_end_of_no_call_helps(tmp_path: Path) -> None:
