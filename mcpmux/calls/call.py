@@ -197,10 +197,10 @@ class Call(Struct, eq=False):
         self._prolong()
         for ask, raw in answers.items():
             self.reply(ask, Result(raw))
-        for ask in tuple(self.asks.values()):
-            problem = None if self.said is None else self._inability(ask, self.said)
+        for open_still in tuple(self.asks.values()):
+            problem = None if self.said is None else self._inability(open_still, self.said)
             if problem is not None:
-                self.refuse(ask.id, Failure(faults.METHOD_NOT_FOUND, problem))
+                self.refuse(open_still.id, Failure(faults.METHOD_NOT_FOUND, problem))
 
     def gather(self) -> None:
         """Take what the server has asked and taken back, and nobody has read."""

@@ -167,7 +167,8 @@ async def test_a_call_that_has_ended_meanwhile_holds_no_place_and_keeps_its_answ
         again = room.request(state, {key: ACCEPTED}, BEN, "retract")
         assert room.parking.resume(again)
         assert await following(again) == Withdrawn(1)
-        assert "taken back" in str(await following(again))
+        end = await following(again)
+        assert isinstance(end, Result) and "taken back" in bytes(end.result).decode()
 
 
 async def test_where_a_place_is_free_the_end_of_no_call_helps(tmp_path: Path) -> None:
