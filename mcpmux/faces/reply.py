@@ -7,7 +7,10 @@ body, HTTP/1.0, a connection that closes, CORS) takes aiohttp's.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
@@ -16,6 +19,10 @@ from aiohttp import HttpVersion11, web
 
 LARGEST: Final = 16 * 1024
 WAITING: Final = 64 * 1024  # bytes that a client may leave unread before we wait for it
+
+# Who takes an answer more slowly than this is cut off: what it leaves unread is our memory.
+PATIENCE: Final = 30.0  # seconds, for any answer
+LEAST_RATE: Final = 64 * 1024  # bytes per second, on top of it
 
 _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nX-Request-Id: %b\r\n"
@@ -45,7 +52,7 @@ class WireReply(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send it whole; wait for a client that does not read.
 
-        Raises: ConnectionError (the client is gone).
+        Raises: ConnectionError (the client is gone, or is cut off).
         """
         transport = request.transport
         if transport is None:
@@ -54,7 +61,24 @@ class WireReply(web.StreamResponse):
             self._eof_sent = True
             transport.write(self._wire)
             if transport.get_write_buffer_size() > WAITING:
-                await request.writer.drain()
+                async with taken_in_time(transport, 0):
+                    await request.writer.drain()
+
+
+@asynccontextmanager
+async def taken_in_time(transport: asyncio.Transport | None, size: int) -> AsyncIterator[None]:
+    """Cut a client off that does not take an answer of `size` bytes.
+
+    Raises: ConnectionResetError.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE + size / LEAST_RATE):
+            yield
+    except TimeoutError:
+        # Closing it would wait for the client to take the rest.
+        if transport is not None:
+            transport.abort()
+        raise ConnectionResetError("the client does not read") from None
 
 
 @lru_cache(maxsize=2)

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from mcpmux.faces.entry import answer_headers
-from mcpmux.faces.reply import WireReply
+from mcpmux.faces.reply import WireReply, taken_in_time
 from mcpmux.observe.log import logger
 from mcpmux.observe.metrics import Metrics
 
@@ -160,10 +160,12 @@ class _Connection(RequestHandler):
                 self._current_request = None
             if type(response) is WireReply and not self._upgraded:
                 await response.prepare(request)
-            elif (await self.finish_response(request, response, None))[1]:
-                return False
+            else:
+                async with taken_in_time(request.transport, _size(response)):
+                    if (await self.finish_response(request, response, None))[1]:
+                        return False
         except ConnectionError:
-            return False  # the client is gone
+            return False  # the client is gone, or does not read
         finally:
             request._task = None  # type: ignore[assignment] # as aiohttp does: no cycle with the traceback
             self._request_in_progress = False
@@ -208,3 +210,8 @@ class _Connection(RequestHandler):
         """Log that a connection broke, and the class of what broke it; never its text."""
         found = kw.get("exc_info")
         logger("faces").warning("connection_failed", reason=type(found).__name__)
+
+
+def _size(response: web.StreamResponse) -> int:
+    """How much of it is still to be sent; of an event stream that is its end."""
+    return len(response.body) if isinstance(response, web.Response) and isinstance(response.body, bytes) else 0

@@ -276,9 +276,11 @@ def _reply(found: dict[str, Raw], request_id: int | str | None) -> Reply:
         raise InvalidRequest('"id" must be an integer or a string')
     if "result" in found:
         return Reply(request_id, result=found["result"])
-    problem = members(found["error"])
     try:
+        problem = members(found["error"])
         code = _ERROR_CODE.decode(problem.get("code", Raw(b"0")))
+    except InvalidRequest as exc:
+        raise InvalidRequest('"error" must be an object', request_id) from exc
     except msgspec.DecodeError as exc:
         raise InvalidRequest('"error.code" must be an integer', request_id) from exc
     return Reply(request_id, code=code, message=text(problem.get("message")) or "", data=problem.get("data"))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from mcpmux.faces import reply
+from mcpmux.faces.reply import WireReply
+from mcpmux.faces.server import Handle, HttpServer
+from mcpmux.observe.metrics import Metrics
+from tests.calls.upstream import until
 from tests.faces.client import ACCEPT, SESSION, Session, calling
 from tests.faces.conftest import Place, Who
 
@@ -78,3 +87,58 @@ async def test_a_path_or_method_that_is_not_there_is_counted_and_logged(place: P
         place.gateway.wait_for(
             lambda correlation=correlation: place.gateway.logged("request_refused", request_id=correlation), 5, path
         )
+
+
+# Clients that do not read --------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def serving(handle: Handle) -> AsyncIterator[int]:
+    """The port of an HTTP server with this handler."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    server = HttpServer(handle, Metrics(()), 1000)
+    await server.start([bound])
+    try:
+        yield bound.getsockname()[1]
+    finally:
+        await server.close(0)
+
+
+@pytest.mark.parametrize(("size", "requests"), [(16 * 1024 * 1024, 1), (reply.LARGEST, 1000)])
+async def test_a_client_that_takes_no_answer_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, size: int, requests: int
+) -> None:
+    monkeypatch.setattr(reply, "PATIENCE", 0.2)
+    monkeypatch.setattr(reply, "LEAST_RATE", 1024**3)
+    served: list[web.BaseRequest] = []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        served.append(request)
+        body = bytes(size)
+        return WireReply("one", body) if reply.fits(request, body) else web.Response(body=body)
+
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with serving(handle) as port:
+            client.connect(("127.0.0.1", port))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * requests)
+            await until(lambda: served, "the request")
+            protocol = served[0].protocol
+            await until(lambda: protocol.transport is None, "the end of the connection")
+            assert len(served) < 1000
+
+
+async def test_a_long_answer_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply, "PATIENCE", 0.0)
+    size = 16 * 1024 * 1024
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=bytes(size))
+
+    async with serving(handle) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"200 OK" in head
+        assert len(await reader.read(-1)) == size
+        writer.close()

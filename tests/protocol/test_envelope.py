@@ -134,9 +134,12 @@ def test_json_that_is_no_message_is_an_invalid_request(text: bytes) -> None:
         envelope.parse(text)
 
 
-def test_the_id_of_a_refused_message_is_known_where_it_could_be_read() -> None:
+@pytest.mark.parametrize(
+    "rest", [b'"method":"a","params":[]', b'"error":"no"', b'"error":{"code":"x"}', b'"result":{},"error":{}']
+)
+def test_the_id_of_a_refused_message_is_known_where_it_could_be_read(rest: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        envelope.parse(b'{"jsonrpc":"2.0","id":"mine","method":"a","params":[]}')
+        envelope.parse(b'{"jsonrpc":"2.0","id":"mine",%b}' % rest)
     assert caught.value.request_id == "mine"
 
 
