@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sized
 from typing import Final
 
 from msgspec import Raw, Struct
@@ -106,6 +106,19 @@ class Interest:
             self._order(key, _UNSUBSCRIBE, _uri(uri))
         if not any(of == key for of, _ in self._of[session]):
             self._pool.let_go(key)
+
+    def given_up(self, key: LinkKey, uri: str) -> None:
+        """A subscription was given up before its server answered, which may have agreed: nobody wants it for that."""
+        if (key, uri) not in self._wanted:
+            self._order(key, _UNSUBSCRIBE, _uri(uri))
+
+    @property
+    def leftovers(self) -> int:
+        """How many entries all tables hold together, but for what is known of the servers; for tests."""
+        tables: tuple[Sized, ...] = (
+            self._wanted, self._of, self._levels, self._votes, self._passing, self._voted, self._orders
+        )  # fmt: skip
+        return sum(len(table) for table in tables)
 
     def count(self, session: str) -> int:
         """How many resources one session has subscribed."""

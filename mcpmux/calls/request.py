@@ -11,6 +11,7 @@ from mcpmux.calls.call import Call
 from mcpmux.calls.interest import Interest
 from mcpmux.catalog import rewrite
 from mcpmux.catalog.view import Found
+from mcpmux.credentials.scope import link_key
 from mcpmux.errors import (
     AnnotationInvalid,
     InvalidParams,
@@ -71,6 +72,17 @@ def unknown(call: Call) -> MuxError:
     if subject is Subject.TOOL:
         return ToolUnknown(shown)
     return PromptUnknown(shown) if subject is Subject.PROMPT else ResourceUnknown(shown)
+
+
+def interest_after(call: Call, interest: Interest) -> None:
+    """Remember what a subscription that has ended came to."""
+    if call.server is None or call.admission.method.name != "resources/subscribe":
+        return
+    key = link_key(call.server, call.caller.principal.key, call.caller.session)
+    if call.outcome == "ok":
+        interest.add(call.caller.session, key, call.native)
+    elif call.exchange is not None and call.outcome != "rpc_error":
+        interest.given_up(key, call.native)
 
 
 def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Opening:

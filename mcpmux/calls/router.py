@@ -25,7 +25,7 @@ from mcpmux.calls.local import EMPTY, Local
 from mcpmux.calls.outcome import OURS, Recorder
 from mcpmux.calls.parked import REVOKED, Parking
 from mcpmux.calls.relief import Relief
-from mcpmux.calls.request import MAX_NAMED, cursor_of, opening_of, subject_of, unknown
+from mcpmux.calls.request import MAX_NAMED, cursor_of, interest_after, opening_of, subject_of, unknown
 from mcpmux.calls.target import of_found
 from mcpmux.calls.tasks import Tasks
 from mcpmux.catalog.names import public_uri
@@ -251,9 +251,8 @@ class Router:
 
     def _ended(self, call: Call) -> None:
         self._calls.discard(call)
-        if call.outcome == "ok" and call.admission.method.name == "resources/subscribe" and call.server is not None:
-            key = link_key(call.server, call.caller.principal.key, call.caller.session)
-            self._interest.add(call.caller.session, key, call.native)
+        if call.admission.method.answers is Answers.INTEREST:
+            interest_after(call, self._interest)
         if not call.caller.session:
             self._interest.let_go(call.request_id)
             if call.outcome != PARKED:

@@ -18,7 +18,7 @@ from mcpmux.calls.interest import LEVEL_WAIT, LINGERING, Interest
 from mcpmux.config.schema import Server
 from tests.calls.conftest import Place
 from tests.calls.upstream import WAIT, Json, Witness, params, until
-from tests.faces.client import Session, bearer, error_of, old_session, request
+from tests.faces.client import Session, bearer, error_of, notification, old_session, request
 from tests.faces.modern import Modern, asking
 from tests.gateway_process import Gateway, running
 from tests.links import harness as links
@@ -28,10 +28,14 @@ Http = aiohttp.ClientSession
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A gateway of its own: what it tells its servers is counted. `rude` never answers what it is told aside."""
+    """A gateway of its own: what it tells its servers is counted.
+
+    `rude` never answers what it is told aside, `slow` no subscription.
+    """
     folder = tmp_path_factory.mktemp("interest")
-    servers = {name: Witness(name, folder) for name in ("alpha", "beta", "calm", "rude")}
+    servers = {name: Witness(name, folder) for name in ("alpha", "beta", "calm", "rude", "slow")}
     sections = {name: witness.section() for name, witness in servers.items()}
+    sections["slow"] = servers["slow"].section("--silent", "resources/subscribe")
     sections["rude"] = servers["rude"].section("--silent", "logging/setLevel", "resources/unsubscribe")
     with running(folder, sections) as gateway:
         for name in sections:
@@ -183,6 +187,17 @@ async def test_a_server_that_does_not_answer_keeps_no_other_from_being_told(plac
     await told(place.servers["rude"], "counter://note/r", 1, 1)
     await session.ask("resources/unsubscribe", {"uri": "beta+counter://note/b"})
     await told(place.servers["beta"], "counter://note/b", 1, 1)
+    await session.delete()
+
+
+async def test_a_subscription_that_is_given_up_is_ended_at_the_server_too(place: Place, http: Http) -> None:
+    slow, uri = place.servers["slow"], "counter://note/late"
+    session = await place.session(http, "ana", "slow")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(session.post(request("resources/subscribe", {"uri": f"slow+{uri}"}, "late")))
+        await told(slow, uri, 1, 0)
+        await session.post(notification("notifications/cancelled", {"requestId": "late"}))
+        await told(slow, uri, 1, 1)
     await session.delete()
 
 
