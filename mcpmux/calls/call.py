@@ -153,6 +153,12 @@ class Call(Struct, eq=False):
         self._end = Result(raw, page)
         self._finish("ok")
 
+    def refused(self, failure: Failure) -> None:
+        """End with an error of the server's."""
+        if not self.ended:
+            self._end = failure
+            self._finish("rpc_error")
+
     def fail(self, error: BaseException) -> None:
         """End with an error of ours; the server, if it has the call, is told to stop."""
         if self.ended:

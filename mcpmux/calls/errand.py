@@ -15,6 +15,7 @@ from mcpmux.links.link import Link
 from mcpmux.protocol import envelope, faults, tasks
 from mcpmux.protocol.events import Ask, End, Event, Failure, Log, Progress, Result, TaskMade
 from mcpmux.protocol.methods import TASK_RESULT, TASK_SUBSCRIBE
+from mcpmux.protocol.revisions import MODERN
 
 if TYPE_CHECKING:
     from mcpmux.calls.call import Caller
@@ -24,6 +25,11 @@ RESULT_WAIT: Final = 3600.0  # seconds that a request for a result may wait
 
 _ANSWERED: Final = ("ok", "tool_error", "rpc_error", "input_required")
 _UNUSABLE: Final = Failure(faults.INTERNAL_ERROR, "The server sent an answer that could not be used.")
+
+
+def is_modern(link: Link) -> bool:
+    """Whether the server has tasks as the extension has them, if it has any."""
+    return link.greeting is not None and link.greeting.protocol_version == MODERN
 
 
 class Errand(Struct, frozen=True):
@@ -68,7 +74,7 @@ class Errand(Struct, frozen=True):
 
     def _answered(self, raw: Raw, link: Link) -> End:
         if not self.task and not self.caller.revision:
-            return self._turned(raw, link)
+            return self._turned(raw, link) if is_modern(link) else self._crossed(raw, link)
         if not self.task:
             made = tasks.made(raw)
             return Result(raw if made is None else tasks.renamed_made(raw, self.of.begun(self, link, made)))
@@ -83,6 +89,11 @@ class Errand(Struct, frozen=True):
         if standing.ended:
             self.of.ended(link, self.task)
         return Result(tasks.renamed(raw, self.sealed))
+
+    def _crossed(self, raw: Raw, link: Link) -> End:
+        """The result of such a call at a server of 2025-11-25, which was asked for a task."""
+        made = tasks.made(raw)
+        return Result(raw) if made is None else TaskMade(tasks.crossed_made(raw, self.of.begun(self, link, made)))
 
     def _turned(self, raw: Raw, link: Link) -> End:
         """The result of a call of a modern client, which may be a task."""

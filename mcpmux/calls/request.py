@@ -98,9 +98,10 @@ def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Open
     if link.greeting is None or link.greeting.protocol_version != MODERN:
         if call.state is not None:
             raise StateRefused
-        if awaits and found.item is not None and found.item.task:
+        to_be_made = awaits or call.errand is not None
+        if to_be_made and PARAM not in params and found.item is not None and found.item.task:
             params[PARAM] = _A_TASK
-        task = TO_BE_MADE if awaits or call.errand is not None else ""
+        task = TO_BE_MADE if to_be_made else ""
         return Opening(admission.method.name, params, caller.principal.key, wants_progress, task, awaits=awaits)
     said = call.said
     return Opening(

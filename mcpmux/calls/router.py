@@ -212,6 +212,7 @@ class Router:
             for call in list(self._calls):
                 call.sweep(now, QUIET)
             self._parking.sweep(now)
+            self._tasks.crossing.sweep(now)
             self._relief.sweep(now, self._calls)
             self._interest.sweep(now)
             self._recorder.flush()

@@ -2,7 +2,8 @@
 
 A server tells of a task only on a subscription that names it, so the first who wants to hear has it named in the link's
 own, and the last one who leaves takes it out. What cannot be heard any more, because the link that was told is gone, is
-said by ending the subscriptions that it was promised to: whoever still wants to know begins another, or polls.
+said by ending the subscriptions that it was promised to: whoever still wants to know begins another, or polls. A server
+of 2025-11-25 tells of every task, but not all that is to be told here: so the task is looked at then.
 Source: the extension io.modelcontextprotocol/tasks (SEP-2663).
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Raw, Struct
 
+from mcpmux.calls.errand import is_modern
 from mcpmux.credentials.scope import LinkKey
 from mcpmux.errors import MuxError
 from mcpmux.links.link import Link
@@ -30,12 +32,16 @@ _Place = tuple[LinkKey, str]  # where, and the task as its server names it
 
 
 class Hearer(Struct, frozen=True):
-    """One subscription that hears of one task: how its client names it, and the link that was asked."""
+    """One subscription that hears of one task: how its client names it, and the link that was asked.
+
+    `crosses`: the server says less of its task than the client is to hear.
+    """
 
     listen: str
     sealed: str
     tool: str
     life: str
+    crosses: bool
 
 
 class TaskNews:
@@ -50,7 +56,7 @@ class TaskNews:
 
     def add(self, errand: Errand, link: Link) -> None:
         """A subscription wants to hear of a task, which this link is being asked for."""
-        hearer = Hearer(errand.caller.session, errand.sealed, errand.tool, link.life)
+        hearer = Hearer(errand.caller.session, errand.sealed, errand.tool, link.life, not is_modern(link))
         self._hearers.setdefault((link.key, errand.task), {})[hearer.listen] = hearer
 
     def remove(self, listen: str, key: LinkKey, task: str) -> None:
@@ -92,8 +98,8 @@ class TaskNews:
 
     def _unsubscribe(self, key: LinkKey, task: str) -> None:
         link = self._pool.ready(key)
-        if link is None:
-            return
+        if link is None or not is_modern(link):
+            return  # an older server tells of all its tasks of its own accord
         # Nothing is waited for: the next subscription of the link is without it.
         with suppress(MuxError):
             link.open(Opening(TASK_UNSUBSCRIBE, {"taskId": Raw(envelope.encode(task))}, OURSELVES))

@@ -9,8 +9,8 @@ very process, because the next one may give the same id to somebody else. On a s
 pooled one there are no tasks: it is lent to others while the task still speaks. Requests of the modern era have no
 link of their own for longer than one of them lasts, so for them there are tasks on shared links alone.
 
-The two eras have tasks of two kinds, which are not translated: a client has those of servers of its own era. An id of
-one kind is none of the other.
+The two eras have tasks of two kinds, and an id of one is none of the other. A client of the modern era has tasks of
+older servers as well, in its own form (`crossing.py`); a client of 2025-11-25 has none of modern servers.
 
 While a task is at work, what its link says without an address may be about it: `Link.outlasts()` keeps that from
 everybody else. What the server asks for a task names it, and goes to whoever waits for its result.
@@ -34,10 +34,13 @@ from msgspec import Raw, Struct
 from mcpmux.access.decision import GrantSet, decide, whole
 from mcpmux.access.grants import Grants
 from mcpmux.calls import ticket
-from mcpmux.calls.errand import RESULT_WAIT, Errand
+from mcpmux.calls.crossing import Crossing
+from mcpmux.calls.errand import RESULT_WAIT, Errand, is_modern
+from mcpmux.calls.inputs import Inputs
 from mcpmux.calls.target import of_tool
-from mcpmux.calls.task_news import TaskNews
+from mcpmux.calls.task_news import Hearer, TaskNews
 from mcpmux.calls.ticket import Ticket
+from mcpmux.catalog import rewrite
 from mcpmux.catalog.offers import Offers
 from mcpmux.catalog.view import Catalog, Found, View
 from mcpmux.config.schema import Server
@@ -48,9 +51,8 @@ from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.metrics import Metrics
 from mcpmux.protocol import envelope, tasks
-from mcpmux.protocol.events import Opening
+from mcpmux.protocol.events import Failure, Opening
 from mcpmux.protocol.methods import TASK_RESULT, TASK_SUBSCRIBE, Answers, Subject
-from mcpmux.protocol.revisions import MODERN
 from mcpmux.seal import Keyring
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ class _AtWork(Struct, frozen=True):
 class Told(Struct, frozen=True):
     """How a task stands, for the session in which it was made, or for a subscription; `params` as its client gets them.
 
-    None: nothing can be heard of it any more. `progress`: they are those of `notifications/progress`.
+    None: nothing can be heard of it any more. `progress`: they are those of `notifications/progress`. `look`: they only
+    name the task, and how it stands has to be looked at.
     """
 
     session: str
@@ -87,14 +90,16 @@ class Told(Struct, frozen=True):
     tool: str
     params: dict[str, Raw] | None
     progress: bool = False
+    look: bool = False
 
 
 class Tasks:
     """Finds the way to tasks; see the module."""
 
     def __init__(
-        self, keyring: Keyring, grants: Grants, catalog: Catalog, offers: Offers, pool: Pool, metrics: Metrics
-    ) -> None:
+        self, keyring: Keyring, grants: Grants, catalog: Catalog, offers: Offers, pool: Pool, inputs: Inputs,
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
         self._keyring = keyring
         self._grants = grants
         self._catalog = catalog
@@ -102,6 +107,7 @@ class Tasks:
         self._pool = pool
         self._metrics = metrics
         self.news = TaskNews(pool)
+        self.crossing = Crossing(inputs)
         self._at_work: dict[tuple[LinkKey, str], _AtWork] = {}
         self._held: Counter[str] = Counter()
 
@@ -144,7 +150,7 @@ class Tasks:
         """The id that the client gets for this new task."""
         caller, server = errand.caller, errand.server
         # A server of the modern era may keep a task longer than it said at first.
-        life = LONGEST_LIFE if made.life is None or not caller.revision else min(made.life, LONGEST_LIFE)
+        life = LONGEST_LIFE if made.life is None or is_modern(link) else min(made.life, LONGEST_LIFE)
         child = server.transport == "stdio"
         found = Ticket(server.id, link.key.scope, link.life if child else "", errand.tool, made.id)
         until = time.time() + life
@@ -189,15 +195,15 @@ class Tasks:
         call.numbers = numbers = self._metrics.server(server.id).tally
         numbers.in_flight += 1
         link = await self._link(call, server, found)
-        self._begin(
-            call, link, Errand(self, call.caller, server, found.tool, call.admission.method.name, found.task, sealed)
-        )
+        errand = Errand(self, call.caller, server, found.tool, call.admission.method.name, found.task, sealed)
+        if call.caller.revision or is_modern(link):
+            self._begin(call, link, errand)
+        else:
+            await self._cross(call, link, errand)
 
     def _begin(self, call: Call, link: Link, errand: Errand) -> None:
         """Ask the server; who wants to hear of the task does so before the server can say anything."""
         subscribes, client = errand.method == TASK_SUBSCRIBE.name, call.caller.capabilities
-        if subscribes and (link.greeting is None or link.greeting.protocol_version != MODERN):
-            raise TaskUnknown
         call.errand = errand
         params = {**tasks.unmarked(call.admission.params), "taskId": Raw(envelope.encode(errand.task))}
         wants_progress = call.admission.token is not None
@@ -206,6 +212,22 @@ class Tasks:
         if subscribes:
             self.news.add(errand, link)
         call.opened(exchange, RESULT_WAIT if errand.method == TASK_RESULT else errand.server.timeout)
+
+    async def _cross(self, call: Call, link: Link, errand: Errand) -> None:
+        """Answer a request about a task that its server has in another form."""
+        if errand.method == TASK_SUBSCRIBE.name:
+            self.news.add(errand, link)
+            call.answer(Raw(b"{}"))
+            return
+        call.deadline = time.monotonic() + errand.server.timeout
+        end = await call.patiently(self.crossing.carry_out(call, link, errand))
+        if isinstance(end, Failure):
+            call.refused(end)
+        else:
+            call.answer(end.result if call.caller.view.kind == "server" else self._shown(end.result, errand))
+
+    def _shown(self, state: Raw, errand: Errand) -> Raw:
+        return rewrite.result(errand.method, state, errand.server.id)
 
     async def told(self) -> AsyncIterator[Told]:
         """Everything that servers say of tasks at work."""
@@ -238,7 +260,7 @@ class Tasks:
         if standing is None:
             return []
         found = [
-            Told(hearer.listen, server, hearer.tool, tasks.renamed_params(params, hearer.sealed))
+            Told(hearer.listen, server, hearer.tool, _news(params, hearer), look=hearer.crosses)
             for hearer in self.news.of(key, task)
         ]
         if standing.ended:
@@ -285,7 +307,11 @@ class Tasks:
     def extended(self, servers: Iterable[Server]) -> bool:
         """Whether any of these servers has tasks for clients of the modern era."""
         offers = [self._offers.of(server.id) for server in servers if server.isolation == "shared"]
-        return any(offer is not None and tasks.is_extended(offer.capabilities) for offer in offers)
+        return any(
+            tasks.is_extended(offer.capabilities) or tasks.announced(offer.capabilities).calls
+            for offer in offers
+            if offer is not None
+        )
 
     def _prepare_modern(self, call: Call, found: Found) -> None:
         """The server may make a task of this call, if its client knows them: it alone decides whether it does."""
@@ -293,8 +319,15 @@ class Tasks:
             _take_word(call)
         admission, caller = call.admission, call.caller
         able = admission.method.name == "tools/call" and tasks.is_extended(caller.capabilities)
-        if able and self.extended((found.server,)) and not self._full(caller):
+        if able and self._makes_tasks(found) and not self._full(caller):
             call.errand = Errand(self, caller, found.server, found.native, admission.method.name)
+
+    def _makes_tasks(self, found: Found) -> bool:
+        """Whether a call of a modern client that knows the extension may become a task."""
+        if not self.extended((found.server,)):
+            return False
+        crosses = self._announced(found.server).calls
+        return not crosses or (found.item is not None and bool(found.item.task))
 
     # The table -----------------------------------------------------------------------------------------------------
 
@@ -325,6 +358,12 @@ class Tasks:
         now = time.time()
         for key, task in [place for place, found in self._at_work.items() if found.until <= now]:
             self._forget(key, task)
+
+
+def _news(params: dict[str, Raw], hearer: Hearer) -> dict[str, Raw]:
+    """What a subscription gets of news of a task."""
+    named = {} if hearer.crosses else params
+    return tasks.renamed_params(named, hearer.sealed)
 
 
 def _take_word(call: Call) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from msgspec import Raw
@@ -28,12 +29,13 @@ from mcpmux.protocol.downstream import Admission
 from mcpmux.protocol.downstream.modern import RequestCore, Wanted
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.events import Offered, Result
-from mcpmux.protocol.methods import REQUESTS, TASK_SUBSCRIBE, Method
+from mcpmux.protocol.methods import MODERN_REQUESTS, REQUESTS, TASK_GET, TASK_SUBSCRIBE, Method
 
 # How long the acknowledgement waits for servers to take subscriptions: below the 10 s after which clients give up.
 ACKNOWLEDGE: Final = 5.0
 
 _SUBSCRIBE: Final = REQUESTS["resources/subscribe"]
+_GET: Final = MODERN_REQUESTS[TASK_GET]
 _LATE: Final = "the server did not take the subscription in time"
 
 
@@ -81,6 +83,7 @@ class Listens:
         self._interest = interest
         self._log = logger("faces")
         self._open: dict[str, Listen] = {}
+        self._looking: dict[tuple[str, bytes], bool] = {}  # tasks that are looked at, and whether to look once more
         self._held: Counter[str] = Counter()
         self.draining = False
 
@@ -196,6 +199,41 @@ class Listens:
             task = Raw(encode(told.params))
             shown = rewrite.result("tasks/get", task, told.server) if listen.caller.view.aggregate else task
             listen.tell(listen.core.task_told(shown))
+
+    async def look(self, told: Told) -> None:
+        """Tell one how a task stands, which its server does not say by itself: by a call like a client's own."""
+        named = (told.session, bytes((told.params or {})["taskId"]))
+        if named in self._looking:
+            self._looking[named] = True
+            return
+        again = True
+        try:
+            while again:
+                self._looking[named] = again = False
+                await self._look(told)
+                again = self._looking[named]
+        finally:
+            del self._looking[named]
+
+    async def _look(self, told: Told) -> None:
+        listen = self._open.get(told.session)
+        if listen is None:
+            return
+        caller = replace(listen.caller, capabilities=listen.core.capabilities)
+        call = self._router.call(caller, Admission(0, _GET, told.params or {}, None), listen.id)
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE):
+                await opened(self._router, call)
+                found = await next_event(call)
+        except (TimeoutError, CallCancelled):
+            listen.close()
+            return
+        finally:
+            call.cancel(_LATE)  # unless it has ended
+        if isinstance(found, Result):
+            listen.tell(listen.core.task_told(found.result))
+        else:
+            listen.close()
 
 
 def _things(wanted: Wanted) -> list[tuple[Method, str]]:

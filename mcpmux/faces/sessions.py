@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mcpmux.access.grants import Grants
-from mcpmux.calls import Call, Caller, Inputs, Interest, Lists, Router, Tasks
+from mcpmux.calls import Call, Caller, Inputs, Interest, Lists, Router, Tasks, Told
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Limits
 from mcpmux.errors import Draining, EndpointForbidden, MuxError, SessionsExhausted, SessionUnknown
@@ -374,16 +374,23 @@ class Sessions:
                 session.inbox.put(wire)
 
     async def _task_news(self) -> None:
-        async for told in self._tasks.told():
-            session = self._sessions.get(told.session)
-            try:
-                if session is None:
-                    await self.listens.tell_task(told)
-                elif told.params is not None and await self._tasks.allows(session.caller, told):
-                    tell = legacy.progressed if told.progress else legacy.task_told
-                    session.inbox.put(tell(told.params))
-            except MuxError as error:
-                log.warning("task_untold", reason=error.reason, server=told.server)
+        async with asyncio.TaskGroup() as looks:
+            async for told in self._tasks.told():
+                if told.look:
+                    looks.create_task(self.listens.look(told), name="session tasks: look")
+                else:
+                    await self._tell_task(told)
+
+    async def _tell_task(self, told: Told) -> None:
+        session = self._sessions.get(told.session)
+        try:
+            if session is None:
+                await self.listens.tell_task(told)
+            elif told.params is not None and await self._tasks.allows(session.caller, told):
+                tell = legacy.progressed if told.progress else legacy.task_told
+                session.inbox.put(tell(told.params))
+        except MuxError as error:
+            log.warning("task_untold", reason=error.reason, server=told.server)
 
 
 def _capabilities(core: SessionCore) -> Capabilities:

@@ -73,8 +73,12 @@ def questions(found: Mapping[str, Raw]) -> dict[str, Question]:
 
 def asking(asks: Mapping[str, Ask], state: str) -> Raw:
     """The result that asks these."""
-    requests = {key: _shown(ask) for key, ask in asks.items()}
-    return Raw(envelope.encode({REQUESTS: requests, STATE: state}))
+    return Raw(envelope.encode({REQUESTS: requests(asks), STATE: state}))
+
+
+def requests(asks: Mapping[str, Ask]) -> Raw:
+    """These, by the names that the client is to answer them by."""
+    return Raw(envelope.encode({key: _shown(ask) for key, ask in asks.items()}))
 
 
 def visits(data: Raw | None) -> dict[str, Ask]:

@@ -34,6 +34,7 @@ CAPABILITY: Final[dict[str, dict[str, object]]] = {EXTENSIONS: {EXTENSION: {}}}
 OPTIONAL: Final = "optional"
 REQUIRED: Final = "required"
 TO_BE_MADE: Final = "*"  # the task of a call that may become one
+WORKING: Final = "working"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
@@ -145,6 +146,29 @@ def outcome(found: Mapping[str, Raw]) -> End | None:
     return _failure(found.get("error"))
 
 
+def crossed(task: Mapping[str, Raw], task_id: str, status: str, more: Mapping[str, Raw]) -> Raw:
+    """A task of 2025-11-25 as one of the extension, with this id and status and what else is to be said of it."""
+    found = unmarked({name: raw for name, raw in task.items() if name not in _RENAMED and name not in more})
+    found |= {"taskId": Raw(envelope.encode(task_id)), "status": Raw(envelope.encode(status)), **more}
+    found |= {new: task[old] for old, new in _RENAMED.items() if old in task}
+    return Raw(envelope.encode({"ttlMs": Raw(b"null"), **found}))
+
+
+def crossed_made(result: Raw, task_id: str) -> Raw:
+    """A `CreateTaskResult` as the extension has it. What has come of a task is said by `tasks/get` alone."""
+    found = _object(result) or {}
+    task, meta = _object(found.get("task")) or {}, unmarked(found).get("_meta")
+    return crossed(task, task_id, WORKING, {} if meta is None else {"_meta": meta})
+
+
+def ending(end: End) -> tuple[str, dict[str, Raw]]:
+    """The status of a task of the extension that has come to this, and what says so."""
+    if isinstance(end, Result):
+        return COMPLETED, {"result": end.result}
+    error: dict[str, object] = {"code": end.code, "message": end.message}
+    return FAILED, {"error": Raw(envelope.encode(error if end.data is None else {**error, "data": end.data}))}
+
+
 def renamed_made(result: Raw, task_id: str) -> Raw:
     """A `CreateTaskResult` whose task has this id."""
     found = _object(result) or {}
@@ -239,6 +263,8 @@ class _Tool(Struct):
 
 
 _TOOL: Final = Decoder(_Tool)
+# Members of a task of 2025-11-25, and what the extension calls them.
+_RENAMED: Final = {"ttl": "ttlMs", "pollInterval": "pollIntervalMs"}
 _NUMBER: Final = Decoder(float)
 
 
