@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcpmux.store import Database
+from tests.calls.upstream import Witness
 from tests.postgres import Postgres, open_folder, postgres_running
 
 
@@ -16,6 +17,20 @@ def postgres() -> Iterator[Postgres]:
     """One embedded PostgreSQL for the whole run."""
     with postgres_running() as running:
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_that_servers_were_told_is_right() -> Iterator[None]:
+    """As the schemas have it, also what came last of all."""
+    yield
+    Witness.all_is_right()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_that_servers_were_told_in_this_module_is_right() -> Iterator[None]:
+    """So that it is found where it was said."""
+    yield
+    Witness.all_is_right()
 
 
 @pytest.fixture

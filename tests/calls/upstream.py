@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from mcpmux.protocol.methods import DISCOVER
 from tests.schemas import MODERN
@@ -18,14 +19,29 @@ PROGRAM = Path(__file__).with_name("witness.py")
 
 
 class Witness:
-    """One server that remembers what it was told, on a folder of the test's."""
+    """One server that remembers what it was told, on a folder of the test's.
+
+    All that it was told must be right: what no test has looked at is looked at when its module is over, and once more
+    in the end (`all_is_right()`, called by fixtures for all tests).
+    """
+
+    _all: ClassVar[list[Witness]] = []
 
     def __init__(self, name: str, folder: Path) -> None:
+        self._all.append(self)
         self.name = name
         self.record = folder / f"{name}.record"
         self._wire = Wire("2025-11-25", "Client")
         self._probe = Wire(MODERN, "Client")  # before the server is known to be a legacy one
         self._checked = 0
+        self._right: set[str] = set()  # messages that were found right, but for their ids
+
+    @classmethod
+    def all_is_right(cls) -> int:
+        """Look at everything that any of them was told; how much that was until now."""
+        for witness in cls._all:
+            witness.heard()
+        return sum(witness._checked for witness in cls._all)
 
     def section(self, *arguments: str | int, **more: object) -> dict[str, object]:
         """The config section that starts it."""
@@ -40,7 +56,9 @@ class Witness:
         messages = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         for message in messages[self._checked :]:
             self._checked += 1
-            (self._probe if message.get("method") == DISCOVER else self._wire).sent(message)
+            if (alike := json.dumps({**message, "id": 0})) not in self._right or "method" not in message:
+                (self._probe if message.get("method") == DISCOVER else self._wire).sent(message)
+                self._right.add(alike)
         return [one for one in messages if method in (None, one.get("method"))]
 
     def tools(self, name: str) -> list[Json]:
