@@ -164,17 +164,18 @@ class Call(Struct, eq=False):
         if self.ended:
             return
         self._end = faults.ended(error, self.admission.method.name, self.request_id)
-        self._finish(error.reason if isinstance(error, MuxError) else "internal")
         if self.exchange is not None:
             self.exchange.cancel(str(error) if isinstance(error, MuxError) else "internal error")
+        self._finish(error.reason if isinstance(error, MuxError) else "internal")
 
     def cancel(self, reason: str) -> None:
         """The client wants no answer any more: tell the server, wake whoever waits."""
         if self.ended:
             return
-        self._finish("cancelled")
         if self.exchange is not None:
+            # Before the end, with which its link may go.
             self.exchange.cancel(reason)
+        self._finish("cancelled")
 
     def forsake(self, reason: str) -> None:
         """The client is gone and has not got the end of its request: nobody comes back to what was left of it."""

@@ -141,6 +141,18 @@ async def test_a_pooled_server_asks_many_people_at_once_each_for_their_own_call(
 # A link for each session -----------------------------------------------------------------------------------------
 
 
+async def test_a_modern_call_that_is_given_up_is_cancelled_before_its_own_process_ends(
+    people: list[Person], gateway: Gateway, tmp_path
+) -> None:
+    async with people[0].connected(face="modern") as client:
+        async with asyncio.TaskGroup() as tasks:
+            calling = tasks.create_task(client.call_tool("own__slow", {"gate": str(tmp_path / "gate")}))
+            await appears(tmp_path / "gate.entered")
+            calling.cancel()
+        await appears(tmp_path / "gate.cancelled")
+    await gateway.soon(lambda: len(links(gateway, "own")) == 1, 10, "the end of its link")
+
+
 @pytest.mark.parametrize("face", FACES)
 async def test_each_session_has_its_own_process_until_it_ends(
     face: str, people: list[Person], gateway: Gateway
