@@ -83,7 +83,7 @@ class Keeper:
                 for key in [key for key, ask in self.asks.items() if ask.id == number]:
                     self._settle(key, "withdrawn")
             case Result(raw):
-                self._ended(Result(tasks.unmarked_raw(raw)))
+                self._ended(tasks.payload(raw))
             case Failure():
                 self._ended(event)
 

@@ -4,9 +4,10 @@ What follows on what is decided by `protocol/upstream/awaiting.py`, and done her
 exchange, with the same seat, under another id. Between two requests the link knows of it, too.
 
 Who gives up such a call must not leave a task at work. So one that is given up before its server has said whether there
-is a task waits for that word, and one that has a task for the answer to `tasks/cancel`, a while at most. The server may
-be at work on it even then (a cancellation is a wish): what it says without an address is nobody else's, and a link that
-was lent is replaced.
+is a task waits for that word, and one that has a task for the answer to `tasks/cancel`, a while at most. The request
+that waited for the result stays until it is answered too: then its server needs no answers any more to what it has
+asked for the task, and some break down at one for a task that is cancelled. The server may be at work on it even then
+(a cancellation is a wish): what it says without an address is nobody else's, and a link that was lent is replaced.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 LAST_WORD: Final = 5.0  # seconds that a call which was given up waits for its server
 LONGEST: Final = 3600.0  # seconds; no call lives longer
 
-
 _AT_WORK: Final = "it may be at work on a task that was given up"
 
 
@@ -38,11 +38,15 @@ def awaited(link: Link, opening: Opening) -> Awaited:
 
 
 class Awaited(Exchange, eq=False, kw_only=True):
-    """See the module. `_left`: nobody waits for the result, and the server is asked to stop."""
+    """See the module. `_rests`: no answer is awaited; `_left`: nobody wants the result, the server is asked to stop;
+    `_former`: the request that waited for it, and is answered as well (0: it was).
+    """
 
     awaiting: Awaiting
     _left: bool = False
     _closed: bool = False
+    _rests: bool = False
+    _former: int = 0
     _timer: asyncio.TimerHandle | None = None
 
     @property
@@ -68,8 +72,9 @@ class Awaited(Exchange, eq=False, kw_only=True):
         if self._closed:
             return
         if isinstance(event, ENDS):
+            self._rests = True
             if self._left:
-                self._close()
+                self._answered()
             else:
                 self._follow(self.awaiting.answered(event))
         elif not self.ended:
@@ -79,6 +84,7 @@ class Awaited(Exchange, eq=False, kw_only=True):
         """The server's answer cannot come any more, or cannot be used."""
         if self._closed:
             return
+        self._rests = True
         if self.ended or self.link.lost is not None:
             self._error = self._error or error
             self._close()
@@ -100,6 +106,7 @@ class Awaited(Exchange, eq=False, kw_only=True):
             self.link.outlasts(self.awaiting.task, self.awaiting.caller, LONGEST)
         match step:
             case Go(opening):
+                self._rests = False
                 self.link.go_on(self, opening)
             case Rest(seconds):
                 self.link.go_on(self, None)
@@ -140,14 +147,23 @@ class Awaited(Exchange, eq=False, kw_only=True):
             self._close()
             return
         self._left = True
-        self.link.part(self)
+        self._former = 0 if self._rests else self.id
         self._timer = self.link.loop.call_later(LAST_WORD, self._forsake)
         self.link.go_on(self, cancelling)
+
+    def _answered(self) -> None:
+        """The server has answered `tasks/cancel`, or what was waited for before."""
+        if not self._former:
+            self._close()
+        self._former = 0
 
     def _forsake(self) -> None:
         """The server has not said what was waited for."""
         self._left = True
         self.link.part(self)
+        if self._former:
+            self.id = self._former
+            self.link.part(self)
         self._close()
 
     def _close(self) -> None:

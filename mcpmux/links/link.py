@@ -61,13 +61,9 @@ class Link:
     )  # fmt: skip
 
     def __init__(
-        self,
-        key: LinkKey,
-        core: Core[Exchange],
-        seats: Seats,
-        metrics: ServerMetrics,
+        self, key: LinkKey, core: Core[Exchange], seats: Seats, metrics: ServerMetrics,
         changed: Callable[[News | None], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.key = key
         self.life = secrets.token_hex(8)  # no other link has it, also none of another run
         self.loop = asyncio.get_running_loop()

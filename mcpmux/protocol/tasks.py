@@ -40,7 +40,7 @@ FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 INPUT_REQUIRED: Final = "input_required"
 ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED})
-CANCELLED_CODE: Final = -32603  # of a call whose task was cancelled by its server
+FAILED_CODE: Final = -32603  # of a call whose task has no result
 LONGEST_ID: Final = 1024  # characters of an id of a server
 
 
@@ -142,8 +142,16 @@ def outcome(found: Mapping[str, Raw]) -> End | None:
     if status == COMPLETED:
         return None if _object(found.get("result")) is None else Result(found["result"])
     if status == CANCELLED:
-        return Failure(CANCELLED_CODE, envelope.text(found.get("statusMessage")) or "The server cancelled the task")
+        return Failure(FAILED_CODE, envelope.text(found.get("statusMessage")) or "The server cancelled the task")
     return _failure(found.get("error"))
+
+
+def payload(result: Raw) -> End:
+    """What `tasks/result` has answered, as an answer to the call; some servers have nothing for a task that failed."""
+    found = None if b'"content"' in bytes(result) else _object(result)
+    if found is not None and not found.keys() - {"_meta"}:
+        return Failure(FAILED_CODE, "The task has ended without a result")
+    return Result(unmarked_raw(result))
 
 
 def crossed(task: Mapping[str, Raw], task_id: str, status: str, more: Mapping[str, Raw]) -> Raw:

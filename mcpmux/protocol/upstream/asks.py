@@ -131,6 +131,11 @@ class Asks(dict[int, _Asked]):
         """The call in which this elicitation was begun, if it is still in flight."""
         return next((each.call for each in self.values() if each.elicitation == elicitation), None)
 
+    def void(self, call: int) -> None:
+        """Forget what was asked in a call that the server has answered, and so waits for no more."""
+        for number in [number for number, asked in self.items() if asked.call == call]:
+            del self[number]
+
     def orphaned(self, in_flight: Container[int]) -> list[bytes]:
         """Forget what was asked in calls that are over: the errors for what has no answer yet."""
         over = [number for number, asked in self.items() if asked.call not in in_flight]

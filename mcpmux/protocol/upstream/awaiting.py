@@ -103,7 +103,7 @@ class Awaiting:
         if not self.task:
             return self._made(end)
         if not self._modern:
-            return Over(Result(tasks.unmarked_raw(end.result)) if isinstance(end, Result) else end)
+            return Over(tasks.payload(end.result) if isinstance(end, Result) else end)
         if isinstance(end, Failure):
             text = f"The server does not say how its task stands: {end.message}"
             return Over(Failure(faults.INTERNAL_ERROR, text, end.data), at_work=True)

@@ -38,9 +38,9 @@ class Lasting(Generic[T]):
             del self._tasks[next(iter(self._tasks))]
         self._tasks[token] = (made.id, owner)
 
-    def progressed(self, token: int, params: dict[str, Raw]) -> Received[T] | None:
+    def progressed(self, token: int | str | None, params: dict[str, Raw]) -> Received[T] | None:
         """Whose progress with this token is; None if nobody's. `params` are without it."""
-        task, owner = self._tasks.get(token, ("", None))
+        task, owner = self._tasks.get(token, ("", None)) if isinstance(token, int) else ("", None)
         if not task:
             return None
         return TaskProgressed(task, params) if owner is None else Deliver(owner, Progress(params))

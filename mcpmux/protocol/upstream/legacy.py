@@ -230,6 +230,8 @@ class LinkCore(Generic[T]):
         flight = self._flights.pop(request, None)
         if flight is not None:
             self._callers.ended(flight.caller, now)
+            if flight.task and self.asks:
+                self.asks.void(request)  # to answer for a task that is over would be one answer too many
             if flight.task == TO_BE_MADE and flight.wants_progress:
                 self._lasting.begin(request, reply.result, flight.owner if flight.awaits else None)
             return ending(flight.owner, reply)
@@ -345,11 +347,9 @@ class LinkCore(Generic[T]):
         token = envelope.identifier(params.get("progressToken"))
         flight = self._flights.get(token) if isinstance(token, int) else None
         rest = {key: raw for key, raw in params.items() if key != "progressToken"}
-        if flight is None and isinstance(token, int) and (found := self._lasting.progressed(token, rest)) is not None:
-            return found
-        if flight is None or not flight.wants_progress:
-            return Stray("unknown_token", str(token)[:SHOWN])
-        return Deliver(flight.owner, Progress(rest))
+        if flight is not None and flight.wants_progress:
+            return Deliver(flight.owner, Progress(rest))
+        return self._lasting.progressed(token, rest) or Stray("unknown_token", str(token)[:SHOWN])
 
     def _logged(self, params: dict[str, Raw], stream: int | None, now: float) -> Received[T]:
         level = envelope.text(params.get("level"))
