@@ -151,9 +151,12 @@ class Session:
             message["id"] = id_
         return request("POST", self.url, self.headers, json.dumps(message, separators=(",", ":")).encode())
 
-    def ask(self, method: str, params: Mapping[str, object], name: str = "") -> bytes:
-        """A request of the modern era, which needs no session; `name` is what `Mcp-Name` says."""
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": META}}
+    def ask(
+        self, method: str, params: Mapping[str, object], name: str = "", able: Mapping[str, object] | None = None
+    ) -> bytes:
+        """A request of the modern era, which needs no session; `name` is what `Mcp-Name` says, `able` what it can."""
+        meta = META if able is None else META | {"io.modelcontextprotocol/clientCapabilities": able}
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
         more = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method} | ({"Mcp-Name": name} if name else {})
         body = json.dumps(message, separators=(",", ":")).encode()
         return request("POST", self.url, self.headers | more, body)

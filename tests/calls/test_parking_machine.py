@@ -239,8 +239,7 @@ class Room(RuleBasedStateMachine):
 
     @invariant()
     def who_waits_stands_in_line(self) -> None:
-        assert len(self.relief) == len(self.waiting)
-        assert not (self.waiting and self.places.ready(LinkKey(SERVER)))
+        assert len(self.relief) == len(self.waiting) and not (self.waiting and self.places.ready(LinkKey(SERVER)))
 
     @invariant()
     def each_call_that_is_left_has_its_ticket(self) -> None:
