@@ -18,6 +18,7 @@ import pytest
 from tests.gateway_process import Gateway, prepared, running
 from tests.journeys.raw import Raw
 from tests.postgres import open_folder
+from tests.schemas.watched import watching
 from tests.servers import counter, faulty
 
 WAIT = 20.0  # seconds: starts and ends of processes on a busy machine
@@ -93,7 +94,7 @@ def test_a_token_of_the_summary_opens_the_door(gateway: Gateway) -> None:
     made = os.popen(str(summary["token_command"])).read().strip()
 
     async def tools() -> str:
-        async with aiohttp.ClientSession() as http:
+        async with watching() as http:
             session = await Raw.greeted(http, f"{gateway.url}/mcp", made)
             async with session.post({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}) as answer:
                 return await answer.text()
@@ -230,7 +231,7 @@ async def test_a_call_in_flight_finishes_while_mcpmux_drains(folder: Path) -> No
     with prepared(folder, {"alpha": counter()}) as gateway:
         gateway.start()
         await gateway.ready()
-        async with aiohttp.ClientSession() as http:
+        async with watching() as http:
             call = await in_flight(gateway, http, folder / "gate")
             assert gateway.process is not None
             gateway.note_tree()
@@ -256,7 +257,7 @@ async def test_a_second_signal_does_not_wait_for_the_call(folder: Path) -> None:
     with prepared(folder, {"alpha": counter()}) as gateway:
         gateway.start()
         await gateway.ready()
-        async with aiohttp.ClientSession() as http:
+        async with watching() as http:
             call = await in_flight(gateway, http, folder / "gate")
             assert gateway.process is not None
             gateway.note_tree()

@@ -12,6 +12,7 @@ import pytest
 from tests.calls.upstream import Witness
 from tests.faces.client import NEWEST, Session, bearer
 from tests.gateway_process import Gateway, running
+from tests.schemas.watched import watching
 
 Who = Mapping[str, str]
 SERVERS = ("alpha", "beta", "gamma", "delta", "brief", "large", "asker", "hasty")
@@ -72,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """A client of many connections."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with watching(connector=aiohttp.TCPConnector(limit=0)) as session:
         yield session
 
 

@@ -13,6 +13,7 @@ from tests.calls.upstream import Witness
 from tests.faces.client import bearer
 from tests.faces.modern import Modern
 from tests.gateway_process import Gateway, running
+from tests.schemas.watched import watching
 
 Who = Mapping[str, str]
 
@@ -51,9 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """A client of many connections."""
     plain = {"Accept-Encoding": "identity"}  # who wants it otherwise says so
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, headers=plain
-    ) as session:
+    async with watching(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, headers=plain) as session:
         yield session
 
 

@@ -1,12 +1,21 @@
-"""HTTP as bytes, for tests in which the form of a request matters more than its meaning."""
+"""HTTP as bytes, for tests in which the form of a request matters more than its meaning.
+
+Every message in an answer must be as the schema has it, whatever the request was.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from tests.schemas import MODERN
+from tests.schemas.watched import NEWEST, check_body
+from tests.schemas.wire import Wire
 
 WAIT = 5.0
 
@@ -67,25 +76,35 @@ async def first_answer(url: str, *pieces: bytes) -> RawAnswer:
                 await writer.drain()
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
-            return parsed(head + await reader.readexactly(int(length[1]) if length else 0))
+            return parsed(head + await reader.readexactly(int(length[1]) if length else 0), _wire(pieces))
     finally:
         writer.close()
 
 
 async def answer_to(url: str, *pieces: bytes) -> RawAnswer:
     """The one answer to these bytes."""
-    return parsed(await exchange(url, *pieces))
+    return parsed(await exchange(url, *pieces), _wire(pieces))
 
 
-def parsed(whole: bytes) -> RawAnswer:
-    """One answer; what came after it is an error of the test."""
+def parsed(whole: bytes, wire: Wire | None = None) -> RawAnswer:
+    """One answer; what came after it is an error of the test. `wire` knows what was asked."""
     head, mark, body = whole.partition(b"\r\n\r\n")
     assert mark, whole
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if "content-length" in headers:
         assert len(body) == int(headers["content-length"]), whole
+    check_body(body, headers.get("content-type", ""), wire=wire)
     return RawAnswer(int(first.split(" ")[1]), headers, body, whole)
+
+
+def _wire(pieces: tuple[bytes, ...]) -> Wire:
+    """A connection on which these requests were made."""
+    whole = b"".join(pieces)
+    wire = Wire(MODERN if MODERN.encode() in whole else NEWEST, "Server")
+    with contextlib.suppress(ValueError, RecursionError):  # nobody can read it
+        wire.heard(json.loads(whole.rpartition(b"\r\n\r\n")[2]))
+    return wire
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

@@ -15,6 +15,7 @@ from tests.faces.conftest import Place, Who
 from tests.faces.modern import META, PREFIX, REVISION, Modern, asking
 from tests.gateway_process import running
 from tests.journeys.clients import appears
+from tests.schemas.watched import watching
 from tests.servers import counter
 
 Http = aiohttp.ClientSession
@@ -292,7 +293,7 @@ async def test_get_and_delete_are_no_methods_of_this_era(method: str, modern: Mo
 
 
 async def test_both_eras_are_served_side_by_side_on_one_connection(place: Place, ana: Who) -> None:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as one:
+    async with watching(connector=aiohttp.TCPConnector(limit=1)) as one:
         session = await Session.opened(one, f"{place.url}/mcp", ana)
         modern = Modern(one, f"{place.url}/mcp", ana)
         for number in range(3):

@@ -16,6 +16,7 @@ import pytest
 from tests.calls.upstream import params, until
 from tests.faces.client import NEWEST, Answer, Session, calling, error_of, failed, greeting, request, said
 from tests.faces.conftest import Place, Who
+from tests.schemas.watched import watching
 
 Http = aiohttp.ClientSession
 PARSE, INVALID, UNKNOWN, PARAMS = -32700, -32600, -32601, -32602
@@ -31,7 +32,7 @@ async def session(place: Place, http: Http, ana: Who) -> Session:
 async def unharmed(place: Place, ben: Who, tmp_path: Path) -> AsyncIterator[None]:
     """While the test runs a call of ben's is in flight; afterwards it ends well."""
     gate = tmp_path / "bens.gate"
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+    async with watching() as http, asyncio.TaskGroup() as tasks:
         his = await Session.opened(http, f"{place.url}/mcp", ben)
         calls = tasks.create_task(his.ask("tools/call", {"name": "alpha__slow", "arguments": {"gate": str(gate)}}))
         await until((tmp_path / "bens.gate.entered").exists, "ben's call at its server")
@@ -162,7 +163,7 @@ NO_MESSAGE: dict[str, tuple[object, object]] = {
     "params of a notification": ({"jsonrpc": "2.0", "method": "notifications/initialized", "params": []}, None),
     "a result and an error": ({"jsonrpc": "2.0", "id": 1, "result": {}, "error": {"code": 1, "message": ""}}, 1),
     "neither of them": ({"jsonrpc": "2.0", "id": 1, "resalt": {}}, 1),
-    "an error that is a string": ({"jsonrpc": "2.0", "id": 1, "error": "no"}, None),
+    "an error that is a string": ({"jsonrpc": "2.0", "id": 1, "error": "no"}, 1),
 }  # fmt: skip
 IDS: dict[str, object] = {
     "null": None, "true": True, "an object": {}, "a list": [1], "a fraction": 1.5, "a whole fraction": 1.0,

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-import aiohttp
 import pytest
 
 from tests.calls.asker import ACCEPTED, NEVER_OURS, Asker, fitting, heard, person, shown
@@ -17,6 +16,7 @@ from tests.calls.upstream import Json, Witness
 from tests.faces.client import read
 from tests.faces.modern import Modern, asking
 from tests.gateway_process import Gateway, running
+from tests.schemas.watched import watching
 
 pytestmark = pytest.mark.timeout(180)
 SECTIONS: dict[str, Json] = {
@@ -45,7 +45,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, Witness
 
 async def patiently(asker: Asker, tool: str) -> object:
     """What a tool echoes, however long that takes."""
-    async with aiohttp.ClientSession() as http:
+    async with watching() as http:
         client = Modern(http, f"{asker.gateway.url}/mcp", asker.who)
         message = asking("tools/call", {"name": tool, "arguments": {"text": "hello"}})
         async with client.posting(message) as answer:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
 import mcp_types as types
 import pytest
 
 from tests.gateway_process import WAIT, Gateway
 from tests.journeys.clients import FACES, SESSIONS, Heard, Person, all_tools, appears, lines, said, until
 from tests.journeys.raw import GREETING, Raw, notification, request
+from tests.schemas.watched import watching
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 
@@ -61,7 +61,7 @@ async def test_a_cancelled_call_is_cancelled_at_its_server_and_its_neighbour_is_
 
 async def test_the_end_of_a_session_cancels_its_calls(gateway: Gateway, ana: Person, tmp_path) -> None:
     arguments = {"gate": str(tmp_path / "gate")}
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+    async with watching() as http, asyncio.TaskGroup() as tasks:
         session = await Raw.greeted(http, f"{gateway.url}/mcp", ana.token)
         calling = tasks.create_task(session.call("alpha__slow", arguments))
         await appears(tmp_path / "gate.entered")
@@ -76,7 +76,7 @@ async def test_the_end_of_the_event_stream_of_a_2024_session_cancels_its_calls(
 ) -> None:
     headers = {"Authorization": f"Bearer {ana.token}"}
     asked = {"name": "alpha__slow", "arguments": {"gate": str(tmp_path / "gate")}}
-    async with aiohttp.ClientSession(headers=headers) as http:
+    async with watching(headers=headers) as http:
         async with http.get(f"{gateway.url}/sse") as stream:
             await stream.content.readline()
             path = (await stream.content.readline()).decode().partition("data: ")[2].strip()

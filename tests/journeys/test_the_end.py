@@ -15,6 +15,7 @@ import pytest
 from tests.gateway_process import Gateway, prepared
 from tests.journeys.clients import Person, all_tools, appears, said, until
 from tests.journeys.raw import ACCEPT, GREETING, Raw, request
+from tests.schemas.watched import watching
 from tests.servers import counter, faulty
 
 pytestmark = pytest.mark.timeout(180)
@@ -46,7 +47,7 @@ async def test_kill_9_during_calls_leaves_nothing_and_it_starts_again_on_the_sam
 ) -> None:
     person = await started(gateway)
     await asyncio.to_thread(gateway.grant, "ben@example.com", "good")
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+    async with watching() as http, asyncio.TaskGroup() as tasks:
         session = await Raw.greeted(http, f"{gateway.url}/mcp", person.token)
         status, answer = await session.call("good__spawn", {})
         assert status == 200, answer
@@ -75,7 +76,7 @@ async def test_sigterm_lets_calls_in_flight_finish_and_refuses_new_sessions_mean
 ) -> None:
     person = await started(gateway)
     gate = tmp_path / "gate"
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+    async with watching() as http, asyncio.TaskGroup() as tasks:
         session = await Raw.greeted(http, f"{gateway.url}/mcp", person.token)
         calling = tasks.create_task(session.call("good__slow", {"gate": str(gate)}))
         await appears(tmp_path / "gate.entered")
@@ -97,7 +98,7 @@ async def test_sigterm_ends_a_call_that_does_not_finish_within_the_limit_with_a_
     gateway: Gateway, tmp_path: Path
 ) -> None:
     person = await started(gateway)
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+    async with watching() as http, asyncio.TaskGroup() as tasks:
         session = await Raw.greeted(http, f"{gateway.url}/mcp", person.token)
         calling = tasks.create_task(session.call("good__slow", {"gate": str(tmp_path / "gate")}))
         await appears(tmp_path / "gate.entered")
@@ -111,7 +112,7 @@ async def test_sigterm_ends_a_call_that_does_not_finish_within_the_limit_with_a_
 
 async def test_event_streams_end_properly_at_sigterm(gateway: Gateway) -> None:
     person = await started(gateway)
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+    async with watching() as http, asyncio.TaskGroup() as tasks:
         session = await Raw.greeted(http, f"{gateway.url}/mcp", person.token)
         headers = {"Authorization": f"Bearer {person.token}"}
         async with session.stream() as stream, http.get(f"{gateway.url}/sse", headers=headers) as sse:
@@ -127,7 +128,7 @@ async def test_a_second_sigterm_skips_the_waiting(gateway: Gateway, tmp_path: Pa
     gateway.section["limits"] = {"drain": "60s"}
     gateway.save()
     person = await started(gateway)
-    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+    async with watching() as http, asyncio.TaskGroup() as tasks:
         session = await Raw.greeted(http, f"{gateway.url}/mcp", person.token)
         calling = tasks.create_task(session.call("good__slow", {"gate": str(tmp_path / "gate")}))
         await appears(tmp_path / "gate.entered")
@@ -149,7 +150,7 @@ async def test_a_second_serve_on_the_same_data_ends_with_one_clear_line(gateway:
     told = [line for line in second.stderr.splitlines() if '"error"' in line or '"critical"' in line]
     assert len(told) == 1, second.stderr
     assert str(gateway.data) in told[0]
-    async with aiohttp.ClientSession() as http, http.get(f"{gateway.url}/readyz") as ready:
+    async with watching() as http, http.get(f"{gateway.url}/readyz") as ready:
         assert ready.status == 200, "the first one is unharmed"
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 
-import aiohttp
 import mcp_types as types
 import pytest
 
 from tests.gateway_process import Gateway
 from tests.journeys.clients import FACES, Heard, Person, all_tools, lines, refusal, said, until
+from tests.schemas.watched import watching
 
 READ_ONLY = {
     *("echo", "slow", "progress", "log", "fail", "refuse", "big", "structured", "links", "whereami"),
@@ -139,7 +139,7 @@ async def test_an_endpoint_that_is_unknown_disabled_or_not_granted_gives_one_ans
     gateway: Gateway, ana: Person
 ) -> None:
     answers: set[tuple[int, str]] = set()
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {ana.token}"}) as http:
+    async with watching(headers={"Authorization": f"Bearer {ana.token}"}) as http:
         for server in ("nowhere", "off", "gamma"):
             message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": GREETING}
             async with http.post(f"{gateway.url}/servers/{server}/mcp", json=message, headers=ACCEPT) as answer:
@@ -157,7 +157,7 @@ async def test_a_session_of_somebody_else_does_not_exist(gateway: Gateway, ana: 
     """With another principal's token a session id gets the same answer as one that was never given out."""
     url = f"{gateway.url}/mcp"
     message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": GREETING}
-    async with aiohttp.ClientSession(headers=ACCEPT) as http:
+    async with watching(headers=ACCEPT) as http:
         hers = {"Authorization": f"Bearer {ana.token}"}
         async with http.post(url, json=message, headers=hers) as answer:
             session = answer.headers["Mcp-Session-Id"]
@@ -184,7 +184,7 @@ async def test_a_session_of_somebody_else_does_not_exist(gateway: Gateway, ana: 
 async def test_an_event_stream_session_of_somebody_else_does_not_exist(
     gateway: Gateway, ana: Person, cem: Person
 ) -> None:
-    async with aiohttp.ClientSession() as http:
+    async with watching() as http:
         hers = {"Authorization": f"Bearer {ana.token}"}
         async with http.get(f"{gateway.url}/sse", headers=hers) as stream:
             assert (await stream.content.readline()).startswith(b"event: endpoint")
@@ -205,7 +205,7 @@ async def test_an_event_stream_session_of_somebody_else_does_not_exist(
 async def test_no_header_about_the_user_replaces_or_changes_the_token(gateway: Gateway, dan: Person) -> None:
     claims = {"X-OpenWebUI-User-Email": "cem@example.com", "X-Auth-Source": "trusted", "X-Forwarded-User": "cem"}
     message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": GREETING}
-    async with aiohttp.ClientSession(headers={**ACCEPT, **claims}) as http:
+    async with watching(headers={**ACCEPT, **claims}) as http:
         async with http.post(f"{gateway.url}/mcp", json=message) as answer:
             assert answer.status == 401
             assert answer.headers["WWW-Authenticate"].startswith("Bearer")
