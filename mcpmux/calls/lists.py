@@ -17,11 +17,13 @@ from typing import Final
 from msgspec import Raw
 
 from mcpmux.access.decision import GrantSet, Kind, Target, decide, whole
+from mcpmux.calls.tasks import TASKED
 from mcpmux.catalog.offers import Item, Offers
 from mcpmux.catalog.view import Catalog, View
 from mcpmux.config.schema import Server
 from mcpmux.errors import CursorInvalid, SealBroken, ServerUnavailable
 from mcpmux.observe.metrics import Metrics
+from mcpmux.protocol import tasks
 from mcpmux.protocol.envelope import encode
 from mcpmux.protocol.events import Offered, Result
 from mcpmux.protocol.methods import ITEMS, LISTS
@@ -129,13 +131,22 @@ class Lists:
         ]
         reached = tuple(server.id for server in servers.values() if decide(grants, whole(server)).allowed)
         pending = tuple(id for id in reached if self._offers.of(id) is None and not self._offers.failed(id))
-        pages, starts = _paged([(item.public, item.shown if view.aggregate else item.raw) for item in shown])
+        pages, starts = _paged([(item.public, self._entry(item, view, servers[item.server])) for item in shown])
         head = b'"%b":[' % ITEMS[what].encode()
         digest = hashlib.sha256()
         for page in pages:
             digest.update(page)
         made = tuple(Page(head + page + b"]") for page in pages)
         return Listing(self._catalog.serial, reached, made, starts, pending, digest.digest())
+
+    def _entry(self, item: Item, view: View, server: Server) -> bytes:
+        """One entry as this endpoint shows it. No tool is a task or nothing here: see ARCHITECTURE.md, "Decisions"."""
+        entry = item.shown if view.aggregate else item.raw
+        if not item.task:
+            return entry
+        offer = self._offers.of(server.id)
+        has_tasks = server.isolation in TASKED and offer is not None and offer.tasked
+        return tasks.listed(entry, tasks.OPTIONAL if has_tasks else "")
 
     def _page(self, listing: Listing, what: Offered, number: int, bound: str) -> Result:
         page = listing.pages[number]

@@ -63,7 +63,7 @@ IN_TOTAL: Final = 4096
 LONGEST_LIFE: Final = 86_400.0  # seconds after which an id leads nowhere, also if its task is kept for ever
 START_WAIT: Final = 15.0  # seconds for a link that is being restarted
 
-_TASKED: Final = ("shared", "session")  # isolations with which there are tasks
+TASKED: Final = ("shared", "session")  # isolations with which there are tasks
 
 
 class _AtWork(Struct, frozen=True):
@@ -301,7 +301,7 @@ class Tasks:
         return any(self._announced(server).calls and decide(grants, whole(server)).allowed for server in servers)
 
     def _announced(self, server: Server) -> tasks.Announced:
-        offer = self._offers.of(server.id) if server.isolation in _TASKED else None
+        offer = self._offers.of(server.id) if server.isolation in TASKED else None
         return tasks.announced({} if offer is None else offer.capabilities)
 
     def extended(self, servers: Iterable[Server]) -> bool:
@@ -373,4 +373,4 @@ def _take_word(call: Call) -> None:
 
 
 def _isolations(caller: Caller) -> tuple[str, ...]:
-    return _TASKED if caller.session else ("shared",)
+    return TASKED if caller.session else ("shared",)

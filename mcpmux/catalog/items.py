@@ -52,7 +52,8 @@ class Item:
 class Offer:
     """What one link of a server offers; a kind that is not in `items` has never been heard of yet.
 
-    `serial` is another one whenever anything in it changed. `server_info` and `capabilities` as it greeted us.
+    `serial` is another one whenever anything in it changed. `server_info` and `capabilities` as it greeted us;
+    `tasked`: they have tasks of 2025-11-25.
     """
 
     server: str
@@ -63,7 +64,7 @@ class Offer:
     serial: int
     _native: Mapping[Offered, Mapping[str, Item]] = field(init=False, repr=False, compare=False)
     _public: Mapping[Offered, Mapping[str, Item]] = field(init=False, repr=False, compare=False)
-    _tasked: bool = field(init=False, repr=False, compare=False)
+    tasked: bool = field(init=False, repr=False, compare=False)
     _extended: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class Offer:
         public = {what: {item.public: item for item in items} for what, items in self.items.items()}
         object.__setattr__(self, "_native", native)
         object.__setattr__(self, "_public", public)
-        object.__setattr__(self, "_tasked", tasks.announced(self.capabilities).calls)
+        object.__setattr__(self, "tasked", tasks.announced(self.capabilities).calls)
         object.__setattr__(self, "_extended", tasks.is_extended(self.capabilities))
 
     def native(self, what: Offered, name: str) -> Item | None:
@@ -84,7 +85,7 @@ class Offer:
 
     def awaited(self, item: Item) -> bool:
         """Whether a call of this tool may be a task at its server although its client wants none."""
-        return self._extended or (self._tasked and item.task == tasks.REQUIRED)
+        return self._extended or (self.tasked and item.task == tasks.REQUIRED)
 
     def same_as(self, other: Offer) -> bool:
         """Whether a client could see no difference; the order of the entries, which some servers shuffle, is none."""

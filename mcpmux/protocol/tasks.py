@@ -101,6 +101,16 @@ def support(tool: bytes) -> str:
     return said if said in (OPTIONAL, REQUIRED) else ""
 
 
+def listed(tool: bytes, said: str) -> bytes:
+    """A tool as it is listed that says this of tasks, or (empty) nothing."""
+    found = _object(Raw(tool)) or {}
+    execution = _object(found.pop("execution", None)) or {}
+    execution.pop("taskSupport", None)
+    if said:
+        execution["taskSupport"] = Raw(envelope.encode(said))
+    return envelope.encode({**found, "execution": execution} if execution else found)
+
+
 def lacking(data: Raw | None) -> bool:
     """Whether the data of a refusal say that nothing is missing but that a client knows the extension."""
     wanted = _object((_object(data) or {}).get("requiredCapabilities")) or {}

@@ -115,6 +115,20 @@ async def test_a_legacy_client_gets_the_plain_result(
     assert not place.older[server].heard("tasks/cancel")
 
 
+@pytest.mark.parametrize("server", OLDER)
+@pytest.mark.parametrize("under", ["", "/servers/{}"])
+async def test_tools_say_what_they_can_be_here(
+    server: str, under: str, place: Place, http: aiohttp.ClientSession
+) -> None:
+    who = bearer(place.gateway, "ana@example.com", f"MCP-{server}")
+    session = await Session.opened(http, f"{place.gateway.url}{under.format(server)}/mcp", who)
+    tools = (await session.ask("tools/list"))["result"]["tools"]  # type: ignore[index]
+    said_ = {tool["name"].rpartition("__")[2]: tool.get("execution") for tool in tools}
+    assert said_["must"] == (None if server == "pooled" else {"taskSupport": "optional"})
+    assert said_["echo"] is None
+    assert len(tools[0]) > 2
+
+
 async def test_a_client_of_http_and_sse_gets_the_plain_result(place: Place, http: aiohttp.ClientSession) -> None:
     who = bearer(place.gateway, "ana@example.com", "MCP-shared")
     async with old_session(http, place.gateway.url, who) as session:

@@ -47,6 +47,15 @@ def test_what_a_server_announces_is_taken_literally(capabilities: object, expect
     assert (found.calls, found.cancel) == expected
 
 
+def test_a_tool_says_of_tasks_what_it_is_told_to() -> None:
+    tool: dict[str, object] = {"name": "x", "execution": {"taskSupport": "required", "more": 1}}
+    told = json.loads(tasks.listed(json.dumps(tool).encode(), tasks.OPTIONAL))
+    assert told == {"name": "x", "execution": {"taskSupport": "optional", "more": 1}}
+    assert json.loads(tasks.listed(json.dumps(tool).encode(), "")) == {"name": "x", "execution": {"more": 1}}
+    alone = b'{"name":"x","execution":{"taskSupport":"optional"}}'
+    assert json.loads(tasks.listed(alone, "")) == {"name": "x"}
+
+
 @pytest.mark.parametrize(
     ("execution", "takes"),
     [({"taskSupport": "optional"}, "optional"), ({"taskSupport": "required"}, "required"),
