@@ -38,6 +38,7 @@ REFUSED: Final = "u:refused"
 URIS: Final = ("u:1", "u:1/part", "u:10", REFUSED)  # few, so that they meet
 SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 CAPABILITIES: Final = {"resources": {"subscribe": True}}
+MOST_TURNS: Final = 200
 PAUSE: Final = 100.0  # seconds, longer than any pause of a link
 
 
@@ -236,13 +237,13 @@ class Subscribers(RuleBasedStateMachine):
 
     # Clients -----------------------------------------------------------------------------------------------------
 
-    @rule(client=st.sampled_from(CLIENTS), server=st.sampled_from(SERVERS), uri=st.sampled_from(URIS))
-    def a_client_subscribes(self, client: str, server: str, uri: str) -> None:
-        key = LinkKey(server)
-        if self.interest.heard(key, uri):
-            self.agreed(client, server, uri)
-        elif server in self.links.servers:
-            self.loop.run_until_complete(self.subscribe(client, server, uri))
+    @rule(client=st.sampled_from(CLIENTS), server=st.sampled_from(SERVERS), uris=st.sets(st.sampled_from(URIS)))
+    def a_client_subscribes(self, client: str, server: str, uris: set[str]) -> None:
+        for uri in sorted(uris):
+            if self.interest.heard(LinkKey(server), uri):
+                self.agreed(client, server, uri)
+            elif server in self.links.servers:
+                self.loop.run_until_complete(self.subscribe(client, server, uri))
         self.loop.turn()
 
     async def subscribe(self, client: str, server: str, uri: str) -> None:
@@ -266,10 +267,18 @@ class Subscribers(RuleBasedStateMachine):
         self.interest.add(client, LinkKey(server), uri)
         self.wants[client].add((server, uri))
 
-    @rule(client=st.sampled_from(CLIENTS), server=st.sampled_from(SERVERS), uri=st.sampled_from(URIS))
-    def a_client_has_heard_enough(self, client: str, server: str, uri: str) -> None:
-        self.interest.remove(client, LinkKey(server), uri)
-        self.wants[client].discard((server, uri))
+    @precondition(lambda self: any(self.wants.values()))
+    @rule(data=st.data(), count=st.integers(1, 2))
+    def a_client_has_heard_enough(self, data: st.DataObject, count: int) -> None:
+        client = data.draw(st.sampled_from([client for client in CLIENTS if self.wants[client]]))
+        for server, uri in data.draw(st.permutations(sorted(self.wants[client])))[:count]:
+            self.interest.remove(client, LinkKey(server), uri)
+            self.wants[client].discard((server, uri))
+        self.loop.turn()
+
+    @rule(client=st.sampled_from(CLIENTS), server=st.sampled_from(SERVERS))
+    def a_client_has_heard_enough_of_what_it_never_wanted(self, client: str, server: str) -> None:
+        self.interest.remove(client, LinkKey(server), "u:other")
         self.loop.turn()
 
     @rule(client=st.sampled_from(CLIENTS), seldom=st.integers(0, 3))
@@ -287,10 +296,12 @@ class Subscribers(RuleBasedStateMachine):
     # Servers -----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: any(server.unread for server in self.links.servers.values()))
-    @rule(data=st.data())
-    def a_server_works(self, data: st.DataObject) -> None:
-        at_work = [name for name, server in self.links.servers.items() if server.unread]
-        self.links.servers[data.draw(st.sampled_from(at_work))].work()
+    @rule(data=st.data(), count=st.integers(1, 4))
+    def a_server_works(self, data: st.DataObject, count: int) -> None:
+        at_work = [server for server in self.links.servers.values() if server.unread]
+        server = data.draw(st.sampled_from(at_work))
+        for _ in range(min(count, len(server.unread))):
+            server.work()
         self.loop.turn()
 
     @rule(name=st.sampled_from(SERVERS), uri=st.sampled_from(URIS))
@@ -352,20 +363,23 @@ class Subscribers(RuleBasedStateMachine):
         """When every server has answered, each tells of exactly what somebody wants."""
         if seldom:
             return
-        while any(server.unread for server in self.links.servers.values()):
-            for server in self.links.servers.values():
-                while server.unread:
-                    server.work()
-                self.loop.turn()
+        self.work_off()
         self.loop.now += PAUSE
         self.loop.turn()
-        for server in self.links.servers.values():
-            while server.unread:
-                server.work()
-                self.loop.turn()
+        self.work_off()
         for name, server in self.links.servers.items():
             assert server.tells_of == {uri for client in CLIENTS for uri in self.of(client, name)}
             assert len(server.listens) <= 1
+
+    def work_off(self) -> None:
+        """Let the servers answer until there is nothing to answer."""
+        for _ in range(MOST_TURNS):
+            at_work = [server for server in self.links.servers.values() if server.unread]
+            if not at_work:
+                return
+            at_work[0].work()
+            self.loop.turn()
+        raise AssertionError("it goes round without end")
 
     # What must hold ----------------------------------------------------------------------------------------------
 
