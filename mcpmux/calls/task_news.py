@@ -1,9 +1,10 @@
 """Who hears how tasks of the modern era stand: the `taskIds` of open subscriptions.
 
 A server tells of a task only on a subscription that names it, so the first who wants to hear has it named in the link's
-own, and the last one who leaves takes it out. What cannot be heard any more, because the link that was told is gone, is
-said by ending the subscriptions that it was promised to: whoever still wants to know begins another, or polls. A server
-of 2025-11-25 tells of every task, but not all that is to be told here: so the task is looked at then.
+own, and the last one who leaves takes it out. What cannot be heard any more, because the link that was told is gone or
+its server has ended the link's own subscription, is said by ending the subscriptions that it was promised to: whoever
+still wants to know begins another, or polls. A server of 2025-11-25 tells of every task, but not all that is to be told
+here: so the task is looked at then.
 Source: the extension io.modelcontextprotocol/tasks (SEP-2663).
 """
 
@@ -78,6 +79,10 @@ class TaskNews:
     def over(self, key: LinkKey, task: str) -> None:
         """A task can say nothing more."""
         self._hearers.pop((key, task), None)
+
+    def missed(self, key: LinkKey, task: str) -> list[Hearer]:
+        """Whoever was to hear of a task by a link that does not any more."""
+        return list(self._hearers.pop((key, task), {}).values())
 
     def lost(self, key: LinkKey) -> list[Hearer]:
         """Whoever was to hear of tasks by a link that stands at this address no more."""

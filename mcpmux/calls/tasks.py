@@ -46,7 +46,7 @@ from mcpmux.catalog.view import Catalog, Found, View
 from mcpmux.config.schema import Server
 from mcpmux.credentials.scope import LinkKey, link_key
 from mcpmux.errors import CapabilityMissing, InvalidParams, MethodUnknown, TasksExhausted, TaskUnknown
-from mcpmux.links.changes import LinkGone, LinkReady, TaskChanged, TaskMoved
+from mcpmux.links.changes import LinkGone, LinkReady, TaskChanged, TaskMissed, TaskMoved
 from mcpmux.links.link import Link
 from mcpmux.links.pool import Pool
 from mcpmux.observe.metrics import Metrics
@@ -240,6 +240,9 @@ class Tasks:
                     moved = self._moved(server, key, task, params)
                     if moved is not None:
                         yield moved
+                case TaskMissed(server, key, task):
+                    for hearer in self.news.missed(key, task):
+                        yield Told(hearer.listen, server, hearer.tool, None)
                 case LinkReady(server, key) | LinkGone(server, key):
                     self._lost(key)
                     for hearer in self.news.lost(key):

@@ -75,6 +75,14 @@ class TaskChanged(Struct, frozen=True):
     params: dict[str, Raw]
 
 
+class TaskMissed(Struct, frozen=True):
+    """News of this task may have been missed, and there will be none any more."""
+
+    server: str
+    key: LinkKey
+    task: str
+
+
 class TaskMoved(Struct, frozen=True):
     """Progress of a task; `params` as the server has them, without the progress token."""
 
@@ -93,6 +101,7 @@ LinkChange = (
     | ElicitationCompleted
     | TaskChanged
     | TaskMoved
+    | TaskMissed
 )
 
 
@@ -111,7 +120,7 @@ class ChangeFeed(AsyncIterator[LinkChange]):
         self._pending.pop(thing, None)
         if len(self._pending) >= MAX_PENDING:
             # Only these can be that many: whoever is that slow reads the resources anew sooner or later.
-            many = (old for old in self._pending if old[0] in ("uri", "elicitation", "task", "progress"))
+            many = (old for old in self._pending if old[0] in ("uri", "elicitation", "task", "progress", "missed"))
             del self._pending[next(many, next(iter(self._pending)))]
         self._pending[thing] = change
         self._news.set()
@@ -139,3 +148,5 @@ def _thing(change: LinkChange) -> tuple[object, ...]:
             return "task", change.key, change.task
         case TaskMoved():
             return "progress", change.key, change.task
+        case TaskMissed():
+            return "missed", change.key, change.task

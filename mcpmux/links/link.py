@@ -348,7 +348,7 @@ class Link:
                 self.end(problem)
             case received.Outdated():
                 self.end("it is of another era than it was greeted in")
-            case Changed() | Updated() | Completed() | TaskTold() | TaskProgressed():
+            case Changed() | Updated() | Completed() | TaskTold() | TaskProgressed() | events.TaskUnheard():
                 self._changed(found)
 
     def _resume(self) -> None:

@@ -26,6 +26,7 @@ from mcpmux.links.changes import (
     ResourceUpdated,
     StateChanged,
     TaskChanged,
+    TaskMissed,
     TaskMoved,
 )
 from mcpmux.links.eras import Eras
@@ -41,7 +42,7 @@ from mcpmux.links.supervisor import Fittings
 from mcpmux.links.surroundings import Surroundings
 from mcpmux.observe.log import logger
 from mcpmux.protocol.abilities import OF_NOBODY, Capabilities
-from mcpmux.protocol.events import Changed, Completed, News, TaskProgressed, TaskTold, Updated
+from mcpmux.protocol.events import Changed, Completed, News, TaskProgressed, TaskTold, TaskUnheard, Updated
 
 BESIDE_LIMIT: Final = 60.0  # seconds that an old fleet serves beside a new one that is still starting
 
@@ -309,6 +310,8 @@ class Pool(Listener):
                 self._publish(TaskChanged(key.server, key, what.task, what.params))
             case TaskProgressed():
                 self._publish(TaskMoved(key.server, key, what.task, what.params))
+            case TaskUnheard():
+                self._publish(TaskMissed(key.server, key, what.task))
             case Link():
                 self._publish(LinkReady(key.server, key))
             case None:

@@ -1,8 +1,9 @@
 """The neutral words between a face and a link, whatever era and transport each of them speaks.
 
 `Opening` goes up to a server; `Progress`, `Log`, `Ask`, `Withdrawn`, `Result` and `Failure` come down to the call, and
-a `Result` or `Failure` goes up as the answer to an `Ask`; `Changed`, `Updated`, `TaskTold` and `TaskProgressed` belong
-to no call, `Completed` to one or none. Payloads that no decision reads stay `Raw`: the bytes they came in.
+a `Result` or `Failure` goes up as the answer to an `Ask`; `Changed`, `Updated`, `TaskTold`, `TaskProgressed` and
+`TaskUnheard` belong to no call, `Completed` to one or none. Payloads that no decision reads stay `Raw`: the bytes they
+came in.
 """
 
 from __future__ import annotations
@@ -106,6 +107,12 @@ class TaskProgressed(Struct, frozen=True, gc=False):
     params: dict[str, Raw]
 
 
+class TaskUnheard(Struct, frozen=True, gc=False):
+    """News of this task may have been missed, and is not heard any more unless it is subscribed anew."""
+
+    task: str
+
+
 class Result(Struct, frozen=True, gc=False):
     """The call succeeded; `result` is the server's own bytes. `page` is the part of it that other answers have too."""
 
@@ -160,5 +167,5 @@ ENDS: Final = (Result, Failure)
 
 End = Result | Failure
 Event = Progress | Log | Ask | Withdrawn | Completed | Quiet | Result | Failure
-News = Changed | Updated | Completed | TaskTold | TaskProgressed
+News = Changed | Updated | Completed | TaskTold | TaskProgressed | TaskUnheard
 """What a link says of its server that belongs to no call."""

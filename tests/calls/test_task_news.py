@@ -173,17 +173,42 @@ async def test_a_subscription_ends_when_its_task_can_be_heard_of_no_more(
     await place.gateway.soon(lambda: len(place.gateway.logged("link_ready", server="piped")) > count, 20)
 
 
-async def test_what_was_revoked_is_not_told(place: Place, http: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize(("server", "how"), [("piped", "graceful"), ("posted", "graceful"), ("posted", "abrupt")])
+async def test_when_a_server_ends_the_links_own_subscription_those_that_wait_for_tasks_end_too(
+    server: str, how: str, place: Place, http: aiohttp.ClientSession
+) -> None:
+    ana = place.who(http, "ana")
+    task = await made(ana, f"{server}__confirm_delete", filename=how)
+    async with ana.streaming(hearing(task)) as stream:
+        assert await honored(stream) == [task]
+        await ana.post(asking("tools/call", {"name": f"{server}__unlisten", "arguments": {"how": how}}, **ABLE))
+        async with asyncio.timeout(WAIT):
+            (last,) = await stream.events.rest()
+        assert last.json["id"] == "listen-1"
+        assert "result" in last.json
+        async with ana.streaming(hearing(task)) as again:
+            assert await honored(again) == [task]
+            await ana.post(asking("tasks/cancel", {"taskId": task}, **ABLE))
+            assert (await told(again))["status"] == "cancelled"
+
+
+async def test_what_was_revoked_is_not_told(place: Place, http: aiohttp.ClientSession, tmp_path: Path) -> None:
     place.gateway.grant("MCP-Brief", "piped")
     who = Modern(http, f"{place.gateway.url}/mcp", bearer(place.gateway, "ivy@example.com", "MCP-Brief", "MCP-posted"))
-    task, other = await made(who, "piped__confirm_delete", filename="x"), await made(
-        who, "posted__confirm_delete", filename="y"
-    )  # fmt: skip
-    async with who.streaming(hearing(task, other)) as stream:
-        assert await honored(stream) == [task, other]
+    gates = {name: tmp_path / name for name in ("before", "after")}
+    before, after = [await made(who, "piped__gated", gate=str(gate)) for gate in gates.values()]
+    other = await made(who, "posted__confirm_delete", filename="y")
+    async with who.streaming(hearing(before, after, other)) as stream:
+        assert await honored(stream) == [before, after, other]
+        gates["before"].touch()
+        assert (await told(stream))["taskId"] == before
         place.gateway.revoke("MCP-Brief", "piped")
         async with asyncio.timeout(WAIT):
-            while "error" not in (await who.post(asking("tasks/get", {"taskId": task}, **ABLE))).json:
+            while "error" not in (await who.post(asking("tasks/get", {"taskId": after}, **ABLE))).json:
                 pass
+        gates["after"].touch()
+        await until(gates["after"].with_suffix(".told").exists, "the news at the server")
+        # What comes on the same pipe later has been read later, and news are told one after the other.
+        await place.who(http, "ana").ask("tools/call", {"name": "piped__greet", "arguments": {"name": "Ana"}})
         await who.post(asking("tasks/cancel", {"taskId": other}, **ABLE))
         assert (await told(stream))["taskId"] == other

@@ -18,7 +18,7 @@ import pytest
 
 from mcpmux.calls.tasks import PER_PRINCIPAL
 from tests.calls.upstream import Json, Witness, params, until
-from tests.faces.client import Session, bearer, calling, error_of, request, said
+from tests.faces.client import WAIT, Session, bearer, calling, error_of, request, said
 from tests.faces.modern import Modern
 from tests.gateway_process import Gateway, running
 
@@ -224,6 +224,31 @@ async def test_a_revoked_grant_cuts_off_the_tasks_too(place: Place, http: Http) 
         place.gateway.revoke("MCP-Brief", "tasker")
         assert error_of((await events.messages())[-1]) == UNKNOWN
     assert await refused(session, task) == UNKNOWN
+
+
+async def test_news_of_a_task_whose_grant_was_revoked_are_not_told(place: Place, http: Http, tmp_path: Path) -> None:
+    place.gateway.grant("MCP-Short", "tasker")
+    who = bearer(place.gateway, "ida@example.com", "MCP-Short", "MCP-busy")
+    session = await Session.opened(http, f"{place.gateway.url}/mcp", who, "2025-11-25", ABLE)
+    ana = await place.session(http, "ana", "tasker")
+    gates = [tmp_path / name for name in ("before", "after")]
+    before, after = [await made(session, "tasker__work", gate=str(gate)) for gate in gates]
+    async with session.listening() as events:
+        gates[0].touch()
+        assert params(await events.message())["taskId"] == before
+        place.gateway.revoke("MCP-Short", "tasker")
+        async with asyncio.timeout(WAIT):
+            while "error" not in await session.ask("tasks/get", {"taskId": after}):
+                pass
+        gates[1].touch()
+        assert await ana.call("tasker__slow", gate=str(gates[1])) == f"{gates[1]} is open"
+        # Whatever the server says of an open gate it says before it reads on, and news are told one after the other.
+        assert await ana.call("tasker__echo", text="x") == "x"
+        theirs = await made(session, "busy__fails")
+        told = [await events.message()]
+        while told[-1]["method"] != "notifications/tasks/status":
+            told.append(await events.message())
+        assert params(told[-1])["taskId"] == theirs
 
 
 async def test_the_next_process_gives_the_same_ids_to_others(place: Place, http: Http, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from modern_server import (
     Refusal,
     Request,
     described,
+    note,
     parser,
     said,
     serve_stdio,
@@ -47,6 +48,7 @@ TOOLS = (
     described("multi_input", "Asks for two things at once."),
     described("test_tool_with_task", "Asks for a name before it becomes a task, or nothing."),
     described("die", "Ends the process with this code.", code="integer"),
+    described("unlisten", "Ends all subscriptions: graceful or abrupt, and is no task.", how="string"),
     described("gated", "Waits until the file `gate` exists.", gate="string"),
     described("insist", "Is a task or nothing, and asks for two things, one after the other."),
     described("held", "Is a task or nothing, and waits until the file `gate` exists.", gate="string"),
@@ -113,7 +115,7 @@ class TaskServer(ModernServer):
             asked = self._asked(request, ["form"], 1)
             if asked is not None:
                 return asked
-        if name in ("greet", "die"):
+        if name in ("greet", "die", "unlisten"):
             return await super().call(request)
         if not _able(request):
             if name in REQUIRED:
@@ -135,6 +137,9 @@ class TaskServer(ModernServer):
             await self.settle(task, "cancelled")
         else:
             await self.settle(task, "completed", result=result)
+            arguments = request.params.get("arguments")
+            if isinstance(arguments, dict) and "gate" in arguments:
+                note(f"{arguments['gate']}.told", task.id)
 
     async def settle(self, task: Task, status: str, **more: object) -> None:
         """Another state, told to whoever wants to hear of it."""

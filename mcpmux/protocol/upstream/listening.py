@@ -7,8 +7,9 @@ counts only from the one that is acknowledged. At most one is begun at a time; w
 next.
 
 A subscription that the server ends is begun again, after ever longer pauses. What was missed in between nobody knows:
-so all lists count as changed then. A list that the server announces changes of, and does not agree to tell, grows old
-like one that it announces nothing of (`hears()`); it counts as changed when that turns out.
+so all lists count as changed then, and whoever heard of a task is told to ask again. A list that the server announces
+changes of, and does not agree to tell, grows old like one that it announces nothing of (`hears()`); it counts as
+changed when that turns out.
 
 Source: MCP 2026-07-28 basic/patterns/subscriptions.
 """
@@ -22,7 +23,7 @@ import msgspec
 from msgspec import Raw
 
 from mcpmux.protocol import envelope, methods, tasks
-from mcpmux.protocol.events import Changed, Failure, Offered, Opening, Result, TaskTold, Updated
+from mcpmux.protocol.events import Changed, Failure, Offered, Opening, Result, TaskTold, TaskUnheard, Updated
 from mcpmux.protocol.upstream.greeting import members
 from mcpmux.protocol.upstream.received import Deliver, Later, Received, Send, Stray, T
 
@@ -169,7 +170,7 @@ class Listening(Generic[T]):
         """The server has ended a subscription, refused it, or lost its stream."""
         if request == self._open:
             self._open, self._gap = 0, True
-            return self._rest(now)
+            return [*self._unheard(), *self._rest(now)]
         if request != self._sent:
             return []
         self._sent = 0
@@ -243,6 +244,14 @@ class Listening(Generic[T]):
         self._failures = min(self._failures + 1, 8)
         self._resting = True
         return [Later(pause)]
+
+    def _unheard(self) -> list[Received[T]]:
+        """Of tasks nobody knows what was missed either: whoever wants to hear of one begins anew."""
+        waiting = {thing for thing, _ in self._waiting.values()}
+        lost = [thing for thing in self._wanted if thing[0] == TASKS and thing not in waiting]
+        for thing in lost:
+            del self._wanted[thing]
+        return [TaskUnheard(task) for _, task in lost]
 
     def _answered(self, things: frozenset[_Thing], answer: Result | Failure) -> list[Received[T]]:
         calls = [call for call, (thing, _) in self._waiting.items() if thing in things]
