@@ -59,7 +59,7 @@ async def answering(asker: Asker, tool: str, arguments: Json, form: str) -> Asyn
         await asyncio.get_running_loop().sock_connect(plain, (parts.hostname, parts.port))
         reader, writer = await asyncio.open_connection(sock=plain, limit=BUFFER)
         try:
-            async with asyncio.timeout(WAIT):
+            async with asyncio.timeout(4 * WAIT):
                 writer.write(wire.replace(FORMS["json"].encode(), FORMS[form].encode(), 1))
                 await writer.drain()
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -80,7 +80,7 @@ async def test_a_client_that_goes_before_it_knows_what_it_is_asked_leaves_no_cal
     before = len(gateway.logged("parked_dropped"))
     cancelled = len(witness.heard("notifications/cancelled"))
     async with answering(ana, "pooled__tell", {"bytes": LONG}, form):
-        await gateway.soon(lambda: parked(gateway) == 1)
+        await gateway.soon(lambda: parked(gateway) == 1, 4 * WAIT)
     await witness.hears("notifications/cancelled", count=cancelled + 1)
     await gateway.soon(lambda: parked(gateway) == 0)
     await gateway.soon(lambda: gateway.logged("parked_dropped")[before:])

@@ -205,9 +205,9 @@ class Room(RuleBasedStateMachine):
     def gives_way(self) -> None:
         for one in self.parking:
             one.since -= 40
-        before, waiting = list(self.parking), len(self.relief)
+        least = len(self.parking) - len(self.relief)
         self.act(self.relief.sweep, time.monotonic() + 5, self.calls)
-        assert len(before) - len(self.parking) <= waiting
+        assert len(self.parking) >= least
 
     @precondition(lambda self: len(self.parking) > 1)
     @rule(who=NAMES)
@@ -222,8 +222,7 @@ class Room(RuleBasedStateMachine):
     def asks_are_counted_and_bounded(self) -> None:
         each = [(one.principal.key, len(one.asks)) for one in self.parking]
         each += [(call.caller.principal.key, len(call.asks or ())) for call in self.calls]
-        total = sum(number for _, number in each)
-        assert self.parking.inputs.open == total <= IN_TOTAL
+        assert self.parking.inputs.open == sum(number for _, number in each) <= IN_TOTAL
         for person in PEOPLE.values():
             assert sum(number for key, number in each if key == person.key) <= PER_PRINCIPAL
 
