@@ -25,6 +25,9 @@ from pathlib import Path
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.schemas.heard import check_heard
+from tests.servers.testimony import FOLDER
+
 Json = dict[str, object]
 Event = dict[str, object]
 WAIT = 5.0  # seconds: how long anything may take unless a test says otherwise
@@ -299,6 +302,7 @@ def prepared(folder: Path, servers: Mapping[str, object], **gateway: object) -> 
     """A folder with a config on which nothing runs yet; `gateway` are keys of the config's section."""
     folder.mkdir(parents=True, exist_ok=True)
     made = Gateway(folder, servers, gateway)
+    (folder / FOLDER).mkdir(exist_ok=True)
     try:
         yield made
     finally:
@@ -312,6 +316,7 @@ def prepared(folder: Path, servers: Mapping[str, object], **gateway: object) -> 
             for place in made._places:
                 shutil.rmtree(place, ignore_errors=True)
     assert not made.unreadable, f"lines that are no JSON event: {made.unreadable[:5]}"
+    check_heard(folder)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from mcpmux.observe.metrics import Metrics
 from mcpmux.outbound import Outbound
 from mcpmux.protocol.events import Event, Failure, Opening, Result
 from mcpmux.protocol.methods import REQUESTS
+from tests.schemas.heard import check_heard
+from tests.servers.testimony import FOLDER
 
 SERVERS = Path(__file__).parent.parent / "servers"
 PATIENCE = 5.0
@@ -65,10 +67,12 @@ async def surroundings(data_dir: Path, limits: Limits | None = None) -> AsyncIte
     guardian = Guardian.start()
     try:
         async with Outbound(os.environ) as outbound:
-            metrics = Metrics(REQUESTS)
-            yield Surroundings(data_dir, dict(os.environ), guardian, outbound, metrics, limits or Limits())
+            metrics, environ = Metrics(REQUESTS), {**os.environ, "TMPDIR": str(data_dir)}
+            (data_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+            yield Surroundings(data_dir, environ, guardian, outbound, metrics, limits or Limits())
     finally:
         guardian.close()
+    check_heard(data_dir)
 
 
 @asynccontextmanager

@@ -20,6 +20,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from testimony import Testimony
+
 Json = dict[str, "object"]
 Steps = Generator["Gate | Ask", "object", Json]
 REVISIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -84,6 +86,7 @@ class Counter:
         self.asked: dict[int, tuple[Steps, object]] = {}
         self.asks = 0
         self.meta: Json = {}
+        self.testimony = Testimony()
         self.methods: dict[str, Callable[[Json], Json]] = {
             "initialize": self.initialize,
             "ping": lambda _: {},
@@ -118,7 +121,9 @@ class Counter:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 if line.strip():
-                    self.receive(json.loads(line))
+                    message = json.loads(line)
+                    self.testimony.heard(message)
+                    self.receive(message)
             self.flush()
 
     def ended(self) -> None:
@@ -154,6 +159,7 @@ class Counter:
 
     def send(self, message: Json) -> None:
         """Queue one message; `flush` writes."""
+        self.testimony.said(message)
         self.out.append(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
     def notify(self, method: str, params: Json | None = None) -> None:

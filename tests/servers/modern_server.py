@@ -534,6 +534,9 @@ def _require(declared: object, needed: Json) -> None:
 
 async def serve_stdio(server: ModernServer) -> None:
     """Serve on stdin and stdout until the input ends; each request is a task."""
+    from testimony import Testimony  # beside this file, which tests import from elsewhere as well
+
+    testimony = Testimony()
 
     async def send(message: Json) -> None:
         sys.stdout.buffer.write(json.dumps(message).encode() + b"\n")
@@ -550,6 +553,7 @@ async def serve_stdio(server: ModernServer) -> None:
     async with asyncio.TaskGroup() as tasks:
         while line := await reader.readline():
             message = json.loads(line)
+            testimony.heard(message)
             server.receive(message)
             params = message.get("params") or {}
             if "id" in message and "method" in message:
