@@ -27,7 +27,7 @@ from mcpmux.protocol import envelope, headers, rounds
 from mcpmux.protocol.events import Opening
 from mcpmux.protocol.methods import Answers, Subject
 from mcpmux.protocol.revisions import MODERN
-from mcpmux.protocol.tasks import PARAM, TO_BE_MADE
+from mcpmux.protocol.tasks import PARAM, TO_BE_MADE, is_extended
 
 # How much of a name that leads nowhere is repeated to the caller and logged.
 MAX_NAMED: Final = 256
@@ -114,7 +114,8 @@ def opening_of(call: Call, found: Found, link: Link, interest: Interest) -> Open
         # What one process has sealed another cannot read: then the call stays open at the one that asks.
         resumes=said is not None and not link.one_of_several,
         task="" if call.errand is None else TO_BE_MADE,
-        awaits=awaits,
+        # Who speaks that era, and does not know tasks, is told so by the server itself.
+        awaits=awaits and (said is None or is_extended(caller.capabilities)),
         mirrored=_mirrored(found, params) if found.server.transport == "http" else None,
     )
 

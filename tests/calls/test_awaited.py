@@ -250,12 +250,10 @@ async def test_a_server_that_dies_at_work_is_a_clear_error(
 async def test_a_modern_tool_that_is_a_task_or_nothing_gives_its_result(
     server: str, place: Place, http: aiohttp.ClientSession
 ) -> None:
-    session, ana = await place.session(http, server), place.asker(server)
-    answers = [await session.ask("tools/call", {"name": f"{server}__failing_job", "arguments": {}})]
-    answers.append((await ana.ask(f"{server}__failing_job", {})).json)
-    for answer in answers:
-        assert failed(answer)
-        assert said(answer) == "this job fails"
+    session = await place.session(http, server)
+    answer = await session.ask("tools/call", {"name": f"{server}__failing_job", "arguments": {}})
+    assert failed(answer)
+    assert said(answer) == "this job fails"
     calls = place.saw(server, "tools/call")
     able = [params(one)["_meta"]["io.modelcontextprotocol/clientCapabilities"].get("extensions") for one in calls]  # type: ignore[index]
     assert able[-2:] == [None, {"io.modelcontextprotocol/tasks": {}}]
@@ -266,17 +264,9 @@ async def test_a_modern_tool_that_is_a_task_or_nothing_gives_its_result(
 
 
 @pytest.mark.parametrize("server", NEWER)
-async def test_what_a_modern_task_asks_is_asked_of_a_client_of_any_era(
+async def test_what_a_modern_task_asks_is_asked_of_a_legacy_client(
     server: str, place: Place, http: aiohttp.ClientSession
 ) -> None:
-    ana = place.asker(server)
-    asked = await ana.asked(f"{server}__insist")
-    for _ in range(2):
-        answer = await ana.answered(f"{server}__insist", asked, fitting(asked))
-        if answer.json["result"]["resultType"] == "input_required":  # type: ignore[index]
-            asked = needed(answer)
-    told = heard(answer)
-    assert told == {"first": ACCEPTED, "second": ACCEPTED}
     session = await place.session(http, server)
     async with session.streaming(calling(f"{server}__insist")) as events:
         for _ in range(2):
@@ -285,6 +275,23 @@ async def test_what_a_modern_task_asks_is_asked_of_a_client_of_any_era(
             await session.post({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}})
         assert json.loads(said((await events.messages())[-1]))["second"] == {"action": "decline"}
     await place.nothing_is_left()
+
+
+@pytest.mark.parametrize("server", NEWER)
+async def test_a_modern_client_that_does_not_know_tasks_is_told_so_by_a_modern_server(
+    server: str, place: Place
+) -> None:
+    answer = await place.asker(server).ask(f"{server}__failing_job", {})
+    assert (answer.status, answer.code) == (400, -32021)
+
+
+async def test_a_modern_client_that_knows_tasks_gets_the_result_where_there_are_none(place: Place) -> None:
+    ana = Asker(place.gateway, place.asker("lent").who, {**ABLE, "extensions": {"io.modelcontextprotocol/tasks": {}}})
+    assert said((await ana.ask("lent__failing_job", {})).json) == "this job fails"
+    asked = await ana.asked("lent__insist")
+    again = needed(await ana.answered("lent__insist", asked, fitting(asked)))
+    told = heard(await ana.answered("lent__insist", again, fitting(again)))
+    assert told == {"first": ACCEPTED, "second": ACCEPTED}
 
 
 @pytest.mark.parametrize("server", NEWER)
